@@ -1,0 +1,82 @@
+"""`looc decompress`: .looc files to pictures."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Annotated
+
+import typer
+
+from looc_codec.cli.batch import Job, Record, plan_jobs, record_file, run_batch
+from looc_codec.cli.options import (
+    DEFAULT_MAX_PIXELS,
+    Device,
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    MaxPixelsOption,
+    ModelOption,
+    OutputOption,
+    QuietOption,
+    refuse_json_beside_data,
+)
+from looc_codec.cli.printing import size_text
+from looc_codec.cli.streams import STANDARD_STREAM, read_looc_bytes, write_stdout
+from looc_codec.registry import find_by_fingerprint, find_model
+
+
+def decompress(
+    ctx: typer.Context,
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="IN...", help=".looc files, folders of them, or - for standard input.", show_default=False)
+    ],
+    output: OutputOption = None,
+    format: Annotated[
+        str | None,
+        typer.Option("--format", help="Picture format, for example png or tiff. Default: by the output's name, else png.", show_default=False),
+    ] = None,
+    model: ModelOption = None,
+    device: DeviceOption = Device.cpu,
+    force: ForceOption = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    max_pixels: MaxPixelsOption = DEFAULT_MAX_PIXELS,
+) -> None:
+    """Restore pictures from .looc files, with the model that each file names."""
+    jobs = plan_jobs(inputs, output, f".{format.lower()}" if format else ".png", force=force)
+    refuse_json_beside_data(jobs, as_json)
+    chosen = find_model(model).path if model is not None else None
+
+    def work(job: Job, record: Record) -> None:
+        from looc_codec import container, files, images
+
+        data = read_looc_bytes(job.input)
+        # What needs no torch comes first: a damaged file, or one without its model, fails at once.
+        header = container.unpack(data, max_pixels=max_pixels)
+        record_file(record, header, len(data))
+        path = chosen or find_by_fingerprint(header.fingerprint).path
+        from looc_codec import codec
+
+        loaded = codec.load_model(path, device=device.value)
+        record.model = loaded.name
+        picture = codec.decompress_picture(data, model=loaded, max_pixels=max_pixels)
+        record.notices = list(picture.notices)
+        if job.output == STANDARD_STREAM:
+            encoded = io.BytesIO()
+            images.write_picture(picture, encoded, format=format or "png")
+            write_stdout(encoded.getvalue())
+        else:
+            with files.write_atomically(job.output, force=force) as file:
+                images.write_picture(picture, file, format=format or os.path.splitext(job.output)[1].removeprefix(".") or "png")
+            record.picture_bytes = os.path.getsize(job.output)
+
+    run_batch(jobs, work, _describe, verb="restoring", quiet=quiet, as_json=as_json, debug=ctx.find_root().params["debug"])
+
+
+def _describe(record: Record) -> str:
+    after = f" -> {size_text(record.picture_bytes)}" if record.picture_bytes else ""
+    return (
+        f"{record.input} -> {record.output}  {record.width} x {record.height}"
+        f"  {size_text(record.bytes)}{after}  {record.bpp:.3f} bpp  {record.seconds:.2f} s"
+    )

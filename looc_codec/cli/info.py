@@ -1,0 +1,89 @@
+"""`looc info`: what a .looc file says about itself, read from its header without torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from looc_codec.cli.options import JsonOption
+from looc_codec.cli.printing import fail, one_sentence, print_json, printable, size_text
+from looc_codec.cli.streams import read_looc_bytes
+from looc_codec.errors import LoocError, ModelError
+from looc_codec.registry import find_by_fingerprint
+
+if TYPE_CHECKING:
+    from looc_codec.container import Header
+
+
+def info(
+    inputs: Annotated[list[str], typer.Argument(metavar="FILE...", help=".looc files, or - for standard input.", show_default=False)],
+    as_json: JsonOption = False,
+) -> None:
+    """Show size, quality, model and parts of .looc files."""
+    from looc_codec.container import read_header
+
+    failed = False
+    for name in inputs:
+        try:
+            data = read_looc_bytes(name)
+            header = read_header(data)
+        except BrokenPipeError:
+            raise
+        except (LoocError, OSError) as error:
+            failed = True
+            fail(f"{name}: {one_sentence(error)}")
+            if as_json:
+                print_json({"input": name, "error": one_sentence(error)})
+            continue
+        record = describe_header(header, len(data))
+        problem = None
+        if len(data) != header.file_bytes:
+            failed = True
+            problem = f"the file has {len(data)} bytes where its header states {header.file_bytes}; get a fresh copy"
+            fail(f"{name}: {problem}")
+        if as_json:
+            print_json({"input": name, **record, "error": problem})
+        else:
+            _print_record(name, record)
+    if failed:
+        raise typer.Exit(1)
+
+
+def describe_header(header: Header, size_bytes: int) -> dict[str, Any]:
+    """The header's fields as plain values, with the name of the model where it is installed."""
+    try:
+        entry = find_by_fingerprint(header.fingerprint)
+        model = f"{entry.name} version {entry.version}"
+    except ModelError:
+        model = None
+    payload_bytes = sum(header.segment_lengths_bytes)
+    return {
+        "width": header.width,
+        "height": header.height,
+        "quality": header.quality,
+        "bytes": size_bytes,
+        "bpp": round(8 * size_bytes / (header.width * header.height), 5),
+        "format_version": header.version,
+        "model": model,
+        "fingerprint": header.fingerprint.hex(),
+        "segment_bytes": list(header.segment_lengths_bytes),
+        "chunk_bytes": {chunk.type: chunk.length_bytes for chunk in header.chunks},
+        "overhead_bytes": header.file_bytes - payload_bytes - sum(chunk.length_bytes for chunk in header.chunks),
+        "code_checksum": f"{header.code_checksum:08x}",
+    }
+
+
+def _print_record(name: str, record: dict[str, Any]) -> None:
+    hyper, *groups = record["segment_bytes"] or [0]
+    chunks = ", ".join(f"{kind} {size_text(length)}" for kind, length in record["chunk_bytes"].items())
+    print(printable(name))
+    for label, text in (
+        ("picture", f"{record['width']} x {record['height']}, quality {record['quality']}"),
+        ("file", f"{size_text(record['bytes'])}, {record['bpp']:.3f} bits per pixel, format version {record['format_version']}"),
+        ("model", f"{record['model'] or 'not installed'}, fingerprint {record['fingerprint']}"),
+        ("payload", f"hyper codes {size_text(hyper)}, groups {', '.join(size_text(length) for length in groups)}"),
+        ("metadata", chunks or "none"),
+        ("overhead", size_text(record["overhead_bytes"])),
+    ):
+        print(f"  {label:9} {text}")

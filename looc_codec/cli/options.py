@@ -1,0 +1,48 @@
+"""Options that several commands share, declared once so that they look and behave alike everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from looc_codec.container import DEFAULT_MAX_PIXELS as DEFAULT_MAX_PIXELS
+
+if TYPE_CHECKING:
+    from looc_codec.cli.batch import Job
+
+
+class Device(str, Enum):
+    """Where the transforms run; the prior always runs on the CPU, where it is exact."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        "-o", "--output", metavar="OUT|DIR|-",
+        help="File for one input, folder for several, - for standard output. Default: beside each input.",
+        show_default=False,
+    ),
+]
+ModelOption = Annotated[
+    str | None, typer.Option("-m", "--model", help="Name of an installed model or path of a model file.", show_default=False)
+]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where the transforms run.")]
+ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line on standard output.")]
+MaxPixelsOption = Annotated[
+    int,
+    typer.Option("--max-pixels", min=1, help="Refuse pictures with more pixels than this.", metavar="N"),
+]
+
+
+def refuse_json_beside_data(jobs: Sequence[Job], as_json: bool) -> None:
+    """Wrong usage: --json and a file cannot share standard output."""
+    if as_json and any(job.output == "-" for job in jobs):
+        raise typer.BadParameter("--json and the output - both write to standard output; choose one")

@@ -1,0 +1,140 @@
+"""`looc train`: trains a codec on a folder of pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from contextlib import ExitStack
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from looc_codec.cli.options import Device, DeviceOption, JsonOption, QuietOption
+from looc_codec.cli.printing import note, print_json
+from looc_codec.errors import ModelError
+
+
+class Stage(str, Enum):
+    """continuous: noise for the rate, rounding for the picture; codes: the shared codebook's own codes."""
+
+    continuous = "continuous"
+    codes = "codes"
+
+
+class Dataset(str, Enum):
+    """Data sets that `looc train` reads."""
+
+    folder = "folder"
+
+
+def train(
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of pictures or of .tar shards of pictures.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where checkpoint, log and weights go.")] = Path("runs/photo"),
+    dataset: Annotated[Dataset, typer.Option("--dataset", help="Layout of the data.")] = Dataset.folder,
+    stage: Annotated[Stage, typer.Option("--stage", help="First continuous, then codes with --init.")] = Stage.continuous,
+    time_budget: Annotated[float | None, typer.Option("--time-budget", metavar="MINUTES", min=0.01, help="Train for so many minutes; the schedule follows the clock.  [default: 30]", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Train for so many steps instead.", show_default=False)] = None,
+    init: Annotated[Path | None, typer.Option("--init", metavar="FILE", help="Go on from these weights (weights file or checkpoint) with a new schedule.", show_default=False)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on exactly with the run in --out.")] = False,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="JSON file with fields of the model configuration.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the model in its weights file.", show_default=False)] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1)] = 8,
+    crop: Annotated[int, typer.Option("--crop", min=32, help="Side of the training crops in pixels, a multiple of 16.")] = 192,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only so many pictures.", show_default=False)] = None,
+    rate: Annotated[float, typer.Option("--rate", min=0.0, help="Factor on all learning rates.")] = 1.0,
+    prior_only: Annotated[float | None, typer.Option("--prior-only", min=0.0, max=1.0, help="Share of the run that trains only the prior.  [default: 0.16, with --init 0]", show_default=False)] = None,
+    bf16: Annotated[bool, typer.Option("--bf16/--no-bf16", help="Residual branches in bfloat16.")] = True,
+    description: Annotated[str, typer.Option("--description", help="One line for the weights file.")] = "",
+    device: DeviceOption = Device.cpu,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a codec; Ctrl-C keeps a valid checkpoint, --resume goes on from it."""
+    if crop % 16:
+        raise typer.BadParameter(f"--crop {crop} is not a multiple of 16")
+    if steps is not None and time_budget is not None:
+        raise typer.BadParameter("give --steps or --time-budget, not both")
+    from looc_codec.config import LoocConfig
+    from looc_codec.training.loop import TrainOptions
+    from looc_codec.training.run import RunRequest
+    from looc_codec.training.run import train as run_training
+
+    fresh = TrainOptions()
+    share = (0.0 if init else 0.16) if prior_only is None else prior_only
+    options = TrainOptions(
+        stage=stage.value, minutes=None if steps else (time_budget or 30.0), steps=steps, batch=batch, crop=crop, seed=seed, bf16=bf16,
+        prior_only_share=share, transform_rate=fresh.transform_rate * rate, branch_rate=fresh.branch_rate * rate, prior_rate=fresh.prior_rate * rate,
+    )
+    values = {} if config is None else _read_config(config)
+    if name is not None:
+        values["name"] = name
+    request = RunRequest(
+        data=data, out=out, config=LoocConfig.from_dict(values), options=options, device=device.value, init=init, resume=resume,
+        limit=limit, description=description,
+    )
+    with ExitStack() as stack:
+        report = _reporter(stack, options, quiet=quiet, as_json=as_json)
+        finished = run_training(request, report)
+    if not finished:
+        note(f"looc: stopped early; go on with: looc train --data {data} --out {out} --resume")
+        raise typer.Exit(130)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    import json
+
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is not a JSON file of model configuration fields ({error})") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} must hold a JSON object of model configuration fields")
+    return values
+
+
+def _reporter(stack: ExitStack, options: Any, *, quiet: bool, as_json: bool) -> Any:
+    """A report function: JSON lines for scripts, a live display on a terminal, plain lines now and then elsewhere."""
+    if as_json:
+        return lambda kind, row: print_json({"kind": kind, **row}) if kind in ("training", "done") else None
+    if quiet:
+        return lambda kind, row: None
+    if not sys.stderr.isatty():
+        return _plain_report
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    progress = stack.enter_context(
+        Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False), TextColumn("{task.fields[figures]}"),
+            console=Console(stderr=True),
+        )
+    )
+    task = progress.add_task("loading pictures", total=None, figures="")
+
+    def report(kind: str, row: dict[str, Any]) -> None:
+        if kind == "loading":
+            progress.update(task, figures=f"{row['pictures']} pictures")
+        elif kind == "training":
+            progress.update(task, description=f"training ({options.stage})", total=1.0, completed=row["progress"], figures=_figures(row))
+        elif kind == "fitting":
+            progress.update(task, description="fitting the codebook", total=row["batches"], completed=row["batch"], figures="")
+        elif kind == "done":
+            progress.update(task, completed=1.0, total=1.0, description="done", figures=f"{row['weights']} ({row['fingerprint']})")
+
+    return report
+
+
+def _figures(row: dict[str, Any]) -> str:
+    psnr = f"{row['psnr_db']:.2f} dB, " if row["psnr_db"] != "" else ""
+    return f"step {row['step']}: loss {row['loss']:.3f}, {row['bpp']:.3f} bpp, {psnr}{row['images_per_second']:.0f} images/s"
+
+
+def _plain_report(kind: str, row: dict[str, Any]) -> None:
+    if kind == "training":
+        note(f"{row['seconds']:.0f} s  {100 * row['progress']:.1f}%  {_figures(row)}")
+    elif kind == "done":
+        note(f"weights: {row['weights']} ({row['fingerprint']})")

@@ -1,0 +1,250 @@
+"""Compress and decompress: joins pictures, model, entropy coder and container. The only module that knows all four.
+
+    data = looc_codec.compress(Image.open("photo.png"), quality=50)
+    image = looc_codec.decompress(data)
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from looc_codec import images, registry
+from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN
+from looc_codec.container import DEFAULT_MAX_PIXELS, Container, pack, unpack
+from looc_codec.entropy import CodeChecksum, SegmentDecoder, SegmentEncoder, TableBank
+from looc_codec.errors import FormatError, ImageError, ModelError
+from looc_codec.images import Picture
+from looc_codec.model import LoocModel
+from looc_codec.model import load_model as read_model
+from looc_codec.prior import LATENT_LIMIT, LATENT_ONE, CodingStep
+from looc_codec.quantizers.codebook import HIGH_RATE_LAMBDA
+
+DEFAULT_MODEL = "photo"
+DEFAULT_QUALITY = 50
+TILE_POSITIONS = 64
+"""Latent positions along a tile's side (1024 pixels); bounds the memory of the transforms."""
+
+
+@functools.lru_cache(maxsize=4)
+def _cached_model(path: str, modified_ns: int, device: str) -> LoocModel:
+    return read_model(Path(path), device)
+
+
+def load_model(spec: str | Path = DEFAULT_MODEL, *, device: str = "cpu") -> LoocModel:
+    """The model of an installed name ("photo") or of a weights file; read once per process.
+
+    Raises ModelError when there is no such model, its file is damaged, or `device` is not there.
+    """
+    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+        raise ModelError(f"device {device!r} is not available here; leave --device away to run on the CPU")
+    path = Path(registry.find_model(spec).path)
+    return _cached_model(str(path), path.stat().st_mtime_ns, device)
+
+
+def model_for_file(fingerprint: bytes, model: LoocModel | str | Path | None, device: str = "cpu") -> LoocModel:
+    """The given model if it fits the file's fingerprint, or the installed one that does; ModelError otherwise."""
+    if model is None:
+        return load_model(registry.find_by_fingerprint(fingerprint).path, device=device)
+    if not isinstance(model, LoocModel):
+        model = load_model(model, device=device)
+    if model.fingerprint != fingerprint:
+        raise ModelError(
+            f"the file was written with model {fingerprint.hex()}, not with {model.name} ({model.fingerprint.hex()}); use that model"
+        )
+    return model
+
+
+# --- transforms, tiled ------------------------------------------------------------------------------------------------
+
+
+def halo_positions(blocks: tuple[int, ...]) -> int:
+    """Positions of context around a tile that make its result independent of the tiling, from blocks at 1/16, 1/8, 1/4."""
+    n16, n8, n4 = (*blocks, 0)[:3]
+    return n16 + (n8 + 1) // 2 + (n4 + 5) // 4 + 2
+
+
+def tiles(length: int, tile: int) -> list[tuple[int, int]]:
+    return [(start, min(start + tile, length)) for start in range(0, length, tile)]
+
+
+@torch.inference_mode()
+def analyse(rgb: np.ndarray, quality: int, model: LoocModel, *, tile: int = TILE_POSITIONS) -> Tensor:
+    """Pixels `(H, W, 3)` uint8 → latent `(d, ceil(H/16), ceil(W/16))` float32 in quantisation steps, tile by tile."""
+    height, width = -(-rgb.shape[0] // PATCH), -(-rgb.shape[1] // PATCH)
+    config = model.config
+    device = next(model.analysis.parameters()).device
+    wide, fine = config.analysis_blocks
+    halo = halo_positions((wide, fine))
+    latent = torch.empty(config.channels, height, width)
+    level = torch.tensor([float(quality)], device=device)
+    for top, bottom in tiles(height, tile):
+        for left, right in tiles(width, tile):
+            y0, y1, x0, x1 = max(0, top - halo), min(height, bottom + halo), max(0, left - halo), min(width, right + halo)
+            part = rgb[y0 * PATCH : y1 * PATCH, x0 * PATCH : x1 * PATCH]
+            missing = ((0, (y1 - y0) * PATCH - part.shape[0]), (0, (x1 - x0) * PATCH - part.shape[1]), (0, 0))
+            if missing[0][1] or missing[1][1]:
+                part = np.pad(part, missing, mode="edge")
+            pixels = torch.from_numpy(np.ascontiguousarray(part)).to(device).permute(2, 0, 1)[None].float()
+            coded = model.analysis(pixels.contiguous(memory_format=torch.channels_last), level)[0].cpu()
+            latent[:, top:bottom, left:right] = coded[:, top - y0 : bottom - y0, left - x0 : right - x0]
+    return latent
+
+
+@torch.inference_mode()
+def synthesise(latent_hat: Tensor, size: tuple[int, int], quality: int, model: LoocModel, *, tile: int = TILE_POSITIONS) -> np.ndarray:
+    """Quantised latent `(d, h, w)` int32 (1/16 steps) → pixels `(H, W, 3)` uint8 of `size` (H, W), tile by tile."""
+    height, width = latent_hat.shape[1:]
+    device = next(model.synthesis.parameters()).device
+    halo = halo_positions(model.config.synthesis_blocks)
+    rgb = np.empty((*size, 3), np.uint8)
+    level = torch.tensor([float(quality)], device=device)
+    for top, bottom in tiles(height, tile):
+        for left, right in tiles(width, tile):
+            y0, y1, x0, x1 = max(0, top - halo), min(height, bottom + halo), max(0, left - halo), min(width, right + halo)
+            part = (latent_hat[:, y0:y1, x0:x1].to(device).float() / LATENT_ONE)[None]
+            pixels = model.synthesis(part.contiguous(memory_format=torch.channels_last), level)[0]
+            pixels = pixels.round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+            rows, columns = slice(top * PATCH, min(bottom * PATCH, size[0])), slice(left * PATCH, min(right * PATCH, size[1]))
+            rgb[rows, columns] = pixels[
+                (top - y0) * PATCH : (top - y0) * PATCH + rows.stop - rows.start,
+                (left - x0) * PATCH : (left - x0) * PATCH + columns.stop - columns.start,
+            ]
+    return rgb
+
+
+# --- codes ------------------------------------------------------------------------------------------------------------
+
+
+def table_bank(model: LoocModel) -> TableBank:
+    """The coder models of a model's tables, built once per model."""
+    if "table_bank" not in model.__dict__:
+        model.__dict__["table_bank"] = TableBank(model.codebook.frequencies.numpy())
+    return model.__dict__["table_bank"]
+
+
+@torch.inference_mode()
+def encode_latent(latent: Tensor, quality: int, model: LoocModel, *, lagrangian: float = HIGH_RATE_LAMBDA) -> tuple[tuple[bytes, ...], int, Tensor]:
+    """Latent `(d, h, w)` in steps → payload segments, code checksum, quantised latent `(d, h, w)` int32 (1/16 steps)."""
+    config, book, bank = model.config, model.codebook, table_bank(model)
+    _, height, width = latent.shape
+    fixed = (latent * LATENT_ONE).flatten(1)
+    hyper = (model.prior.analyse_hyper(latent[None])[0] * LATENT_ONE).flatten(1)
+    encoders = [SegmentEncoder(bank) for _ in range(config.segments)]
+    checksum = CodeChecksum()
+
+    def code(step: CodingStep, rows: Tensor, mean: Tensor) -> Tensor:
+        target = step.units(hyper if step.hyper else fixed, config.codevector_dim)
+        first, second = book.pick(target - mean, rows, lagrangian)
+        wide = first >= 0
+        digits, digit_rows = first[wide].numpy(), book.first_digit_row[rows[wide]].numpy()
+        encoder = encoders[step.segment]
+        encoder.append(digits, digit_rows)
+        encoder.append(second.numpy(), rows.numpy())
+        checksum.update(digits)
+        checksum.update(second.numpy())
+        return (mean + book.value(first, second, rows)).clamp(-LATENT_LIMIT, LATENT_LIMIT)
+
+    latent_hat = model.prior.traverse(height, width, quality, code)
+    return tuple(encoder.finish() for encoder in encoders), checksum.value, latent_hat
+
+
+@torch.inference_mode()
+def decode_latent(segments: tuple[bytes, ...], code_checksum: int, height: int, width: int, quality: int, model: LoocModel) -> Tensor:
+    """Payload segments → quantised latent `(d, h, w)` int32 (1/16 steps). Exact on every machine.
+
+    Raises FormatError when the decoded codes do not have the checksum that the encoder wrote.
+    """
+    config, book, bank = model.config, model.codebook, table_bank(model)
+    if len(segments) != config.segments:
+        raise FormatError(f"the file has {len(segments)} segments where its model writes {config.segments}; it is damaged")
+    decoders = [SegmentDecoder(bank, segment) for segment in segments]
+    checksum = CodeChecksum()
+
+    def code(step: CodingStep, rows: Tensor, mean: Tensor) -> Tensor:
+        wide = book.digit_factor[rows] > 1
+        decoder = decoders[step.segment]
+        digits = decoder.read(book.first_digit_row[rows[wide]].numpy())
+        second = decoder.read(rows.numpy())
+        checksum.update(digits)
+        checksum.update(second)
+        first = torch.full_like(rows, -1)
+        first[wide] = torch.from_numpy(digits).long()
+        return (mean + book.value(first, torch.from_numpy(second).long(), rows)).clamp(-LATENT_LIMIT, LATENT_LIMIT)
+
+    latent_hat = model.prior.traverse(height, width, quality, code)
+    if checksum.value != code_checksum:
+        raise FormatError(
+            "the decoded codes do not match the checksum in the file: it is damaged, or arithmetic on this machine is not exact"
+        )
+    return latent_hat
+
+
+def grid_size(width: int, height: int) -> tuple[int, int]:
+    """Latent rows and columns of a picture."""
+    return -(-height // PATCH), -(-width // PATCH)
+
+
+# --- pictures and bytes -----------------------------------------------------------------------------------------------
+
+
+def compress_picture(picture: Picture, *, quality: int = DEFAULT_QUALITY, model: LoocModel | str | Path | None = None) -> bytes:
+    """A picture with its metadata as the bytes of a .looc file.
+
+    `quality` is a whole number of 1..100. Raises ImageError for a quality outside or an unusable picture, ModelError
+    when there is no such model.
+    """
+    if not isinstance(quality, (int, np.integer)) or not QUALITY_MIN <= quality <= QUALITY_MAX:
+        raise ImageError(f"quality {quality!r} is not a whole number of {QUALITY_MIN} to {QUALITY_MAX}")
+    quality = int(quality)
+    if not isinstance(model, LoocModel):
+        model = load_model(DEFAULT_MODEL if model is None else model)
+    height, width = picture.rgb.shape[:2]
+    segments, checksum, _ = encode_latent(analyse(picture.rgb, quality, model), quality, model)
+    return pack(Container(width, height, quality, model.fingerprint, segments, checksum, images.chunks_of_picture(picture)))
+
+
+def decompress_picture(data: bytes, *, model: LoocModel | str | Path | None = None, max_pixels: int = DEFAULT_MAX_PIXELS, device: str = "cpu") -> Picture:
+    """The picture of a .looc file, with its metadata.
+
+    Without `model` the installed model with the file's fingerprint is used. Raises FormatError for anything that is not
+    a whole, undamaged file, ModelError when its model is not installed.
+    """
+    file = unpack(data, max_pixels=max_pixels)
+    model = model_for_file(file.fingerprint, model, device)
+    latent_hat = decode_latent(file.segments, file.code_checksum, *grid_size(file.width, file.height), file.quality, model)
+    rgb = synthesise(latent_hat, (file.height, file.width), file.quality, model)
+    return images.picture_with_chunks(rgb, file.chunks)
+
+
+def compress(image: Image.Image | np.ndarray | Picture, *, quality: int = DEFAULT_QUALITY, model: LoocModel | str | Path | None = None) -> bytes:
+    """A Pillow image, an `(H, W, 3)` uint8 array or a Picture as the bytes of a .looc file."""
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise ImageError(f"an array must be (height, width, 3) uint8, not {image.shape} {image.dtype}")
+        image = Picture(rgb=np.ascontiguousarray(image), alpha=None, icc=None, exif=None, xmp=None, notices=())
+    elif isinstance(image, Image.Image):
+        image = images.picture_from_pillow(image)
+    elif not isinstance(image, Picture):
+        raise ImageError(f"cannot compress a {type(image).__name__}; give a Pillow image or a uint8 array")
+    return compress_picture(image, quality=quality, model=model)
+
+
+def decompress(data: bytes | BinaryIO, *, model: LoocModel | str | Path | None = None, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+    """The Pillow image (RGB or RGBA) of a .looc file's bytes."""
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        data = data.read()
+    return images.picture_to_pillow(decompress_picture(bytes(data), model=model, max_pixels=max_pixels))
+
+
+def verify(data: bytes, *, model: LoocModel | str | Path | None = None, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
+    """Checks every CRC and decodes all codes of a .looc file without making a picture; raises FormatError or ModelError."""
+    file = unpack(data, max_pixels=max_pixels)
+    model = model_for_file(file.fingerprint, model)
+    decode_latent(file.segments, file.code_checksum, *grid_size(file.width, file.height), file.quality, model)

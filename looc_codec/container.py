@@ -1,0 +1,359 @@
+"""The .looc file: what its bytes mean. docs/FORMAT.md is the same byte by byte, for people who write another reader.
+
+Knows nothing of pictures, models or entropy coding: a payload segment is a string of bytes. Exact on every machine.
+
+    >>> container = Container(width=768, height=512, quality=50, fingerprint=bytes(8), segments=(b"abc", b""), code_checksum=7)
+    >>> unpack(pack(container)) == container
+    True
+"""
+
+from __future__ import annotations
+
+import string
+import zlib
+from dataclasses import dataclass
+
+from looc_codec.errors import (
+    DamagedError,
+    FormatError,
+    LimitError,
+    MalformedError,
+    NotLoocError,
+    TrailingBytesError,
+    TruncatedError,
+    UnsupportedError,
+)
+
+MAGIC = b"\x8cLC"
+FORMAT_VERSION = 1
+FINGERPRINT_BYTES = 8
+CHECKSUM_BYTES = 4
+
+DEFAULT_MAX_PIXELS = 250_000_000
+MAX_SIDE_PIXELS = 2**30 - 1
+MAX_SEGMENTS = 15
+MAX_CHUNKS = 64
+MAX_VARINT_BYTES = 5
+MAX_LENGTH_BYTES = 2**35 - 1
+"""Largest length that a varint of five bytes can state."""
+
+ICC_CHUNK = "iccp"
+EXIF_CHUNK = "exif"
+XMP_CHUNK = "xmp_"
+ALPHA_CHUNK = "ALPH"
+KNOWN_CHUNKS = frozenset({ICC_CHUNK, EXIF_CHUNK, XMP_CHUNK, ALPHA_CHUNK})
+
+_HAS_CHUNKS = 0x80
+_TYPE_LETTERS = string.ascii_letters + "_"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Optional data beside the picture's codes.
+
+    `type` is four ASCII letters or `_`, the first a letter: uppercase is critical (a reader that does not know it must
+    refuse the file), lowercase ancillary (kept, otherwise ignored).
+    """
+
+    type: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Container:
+    """All fields of one .looc file; `width` and `height` in pixels, `quality` 1..100.
+
+    `fingerprint` (8 bytes) tells the model, `segments` (1..15 byte strings, empty ones allowed) are the payload, and
+    `code_checksum` is the CRC32 of the index grid that the payload decodes to.
+    """
+
+    width: int
+    height: int
+    quality: int
+    fingerprint: bytes
+    segments: tuple[bytes, ...]
+    code_checksum: int
+    chunks: tuple[Chunk, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChunkInfo:
+    """Type and length of one chunk."""
+
+    type: str
+    length_bytes: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a .looc file says about itself, without the payload. `file_bytes` is the length that the whole file must have."""
+
+    version: int
+    width: int
+    height: int
+    quality: int
+    fingerprint: bytes
+    segment_lengths_bytes: tuple[int, ...]
+    code_checksum: int
+    chunks: tuple[ChunkInfo, ...]
+    file_bytes: int
+
+
+def looks_like_looc(data: bytes | memoryview) -> bool:
+    """Whether the data begins with the magic; three bytes are enough to tell."""
+    return bytes(data[: len(MAGIC)]) == MAGIC
+
+
+def pack(container: Container) -> bytes:
+    """The bytes of the .looc file.
+
+    Raises:
+        FormatError: a field has a value that the format cannot hold; LimitError where it is too large or zero.
+    """
+    _check_packable(container)
+    flag = _HAS_CHUNKS if container.chunks else 0
+    parts = [
+        MAGIC,
+        bytes([FORMAT_VERSION << 4 | len(container.segments)]),
+        _varint(container.width),
+        _varint(container.height),
+        bytes([flag | container.quality]),
+        container.fingerprint,
+        *(_varint(len(segment)) for segment in container.segments),
+        container.code_checksum.to_bytes(CHECKSUM_BYTES, "big"),
+    ]
+    if container.chunks:
+        parts.append(_varint(len(container.chunks)))
+        for chunk in container.chunks:
+            name = chunk.type.encode("ascii")
+            parts += [name, _varint(len(chunk.data)), chunk.data, _checksum(name, chunk.data)]
+    parts += container.segments
+    return b"".join([*parts, _checksum(*parts)])
+
+
+def unpack(data: bytes | memoryview, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
+    """The fields of a .looc file, all checked; the pieces are copied only after every check of lengths has passed.
+
+    Raises:
+        NotLoocError, UnsupportedError, TruncatedError, TrailingBytesError, MalformedError, DamagedError: see errors.py.
+        LimitError: the picture has no pixels or more than `max_pixels`.
+    """
+    view = memoryview(data).cast("B")
+    header, chunk_starts, payload_start = _parse(view, max_pixels, refuse_unknown=True)
+    if len(view) < header.file_bytes:
+        raise _truncated(header.file_bytes, len(view))
+    intact = zlib.crc32(view[: header.file_bytes - CHECKSUM_BYTES]) == int.from_bytes(
+        view[header.file_bytes - CHECKSUM_BYTES : header.file_bytes], "big"
+    )
+    if len(view) > header.file_bytes and intact:
+        raise TrailingBytesError(
+            f"{len(view) - header.file_bytes} bytes follow the end of the .looc file at byte {header.file_bytes}; cut them off"
+        )
+    for info, start in zip(header.chunks, chunk_starts):
+        end = start + info.length_bytes
+        if _checksum(info.type.encode("ascii"), view[start:end]) != view[end : end + CHECKSUM_BYTES]:
+            raise DamagedError(f"the .looc file is damaged in its {info.type} chunk at byte {start}; get a fresh copy")
+    if not intact:
+        raise DamagedError("the .looc file is damaged: its checksum does not match; get a fresh copy")
+    segments = []
+    position = payload_start
+    for length in header.segment_lengths_bytes:
+        segments.append(bytes(view[position : position + length]))
+        position += length
+    return Container(
+        width=header.width,
+        height=header.height,
+        quality=header.quality,
+        fingerprint=header.fingerprint,
+        segments=tuple(segments),
+        code_checksum=header.code_checksum,
+        chunks=tuple(
+            Chunk(info.type, bytes(view[start : start + info.length_bytes]))
+            for info, start in zip(header.chunks, chunk_starts)
+        ),
+    )
+
+
+def read_header(data: bytes | memoryview, *, max_pixels: int | None = None) -> Header:
+    """What the file says about itself, from its bytes or any beginning of them that holds the header and the chunks.
+
+    Checksums and the payload are not looked at, and unknown critical chunks are listed, not refused: `unpack` decides
+    whether the file can be decoded. Compare `file_bytes` with the file's length to tell whether it is whole.
+
+    Raises:
+        FormatError: as `unpack`, for what is looked at; without `max_pixels` only the format limits the size.
+    """
+    return _parse(memoryview(data).cast("B"), max_pixels, refuse_unknown=False)[0]
+
+
+def overhead_bytes(container: Container) -> int:
+    """Bytes of the file that are neither payload nor chunks: at most 40 for a 24-megapixel photo of five segments."""
+    chunk_bytes = sum(
+        len(chunk.type) + len(_varint(len(chunk.data))) + len(chunk.data) + CHECKSUM_BYTES for chunk in container.chunks
+    )
+    if container.chunks:
+        chunk_bytes += len(_varint(len(container.chunks)))
+    # Everything of fixed length: magic, version, quality, fingerprint, code checksum, file checksum.
+    fixed = len(MAGIC) + 1 + 1 + FINGERPRINT_BYTES + 2 * CHECKSUM_BYTES
+    sizes = (container.width, container.height, *map(len, container.segments))
+    return fixed + sum(len(_varint(size)) for size in sizes)
+
+
+class _Cursor:
+    """Reads the header's fields one after another; never past the end, never more than a field."""
+
+    def __init__(self, view: memoryview) -> None:
+        self.view = view
+        self.position = 0
+
+    def take(self, length: int, name: str) -> memoryview:
+        if length > len(self.view) - self.position:
+            raise TruncatedError(
+                f"the .looc file is truncated: it ends at byte {len(self.view)}, within its {name}; get the whole file"
+            )
+        self.position += length
+        return self.view[self.position - length : self.position]
+
+    def number(self, name: str) -> int:
+        """An LEB128 varint: seven bits a byte, lowest first, the top bit set on all but the last byte."""
+        value = 0
+        for index in range(MAX_VARINT_BYTES):
+            byte = self.take(1, name)[0]
+            value |= (byte & 0x7F) << (7 * index)
+            if byte < 0x80:
+                # One value, one spelling: otherwise equal files could differ in bytes.
+                if byte == 0 and index > 0:
+                    break
+                return value
+        raise MalformedError(
+            f"the .looc file is malformed: its {name} before byte {self.position} is not a minimal varint; get a fresh copy"
+        )
+
+
+def _parse(view: memoryview, max_pixels: int | None, *, refuse_unknown: bool) -> tuple[Header, list[int], int]:
+    """The header, where each chunk's data starts, and where the payload starts (byte positions)."""
+    if not looks_like_looc(view):
+        if len(view) == 0:
+            raise TruncatedError("the .looc file is truncated: it is empty; get the whole file")
+        if MAGIC.startswith(bytes(view[: len(MAGIC)])):
+            raise _truncated(len(MAGIC), len(view))
+        raise NotLoocError("this is not a .looc file: it does not begin with the bytes 8C 4C 43; pass a file that looc wrote")
+    cursor = _Cursor(view)
+    cursor.take(len(MAGIC), "magic")
+    version_byte = cursor.take(1, "version")[0]
+    version, segment_count = version_byte >> 4, version_byte & 0x0F
+    if version != FORMAT_VERSION:
+        raise UnsupportedError(f"the .looc file has format version {version}, this looc reads version 1; update looc")
+    if segment_count == 0:
+        raise MalformedError("the .looc file is malformed: it has no payload segments (byte 3); get a fresh copy")
+    width, height = cursor.number("width"), cursor.number("height")
+    _check_size(width, height, max_pixels)
+    quality_byte = cursor.take(1, "quality")[0]
+    quality = quality_byte & ~_HAS_CHUNKS
+    if not 1 <= quality <= 100:
+        raise MalformedError(f"the .looc file is malformed: its quality {quality} is not in 1..100; get a fresh copy")
+    fingerprint = bytes(cursor.take(FINGERPRINT_BYTES, "model fingerprint"))
+    lengths = tuple(cursor.number("segment length") for _ in range(segment_count))
+    code_checksum = int.from_bytes(cursor.take(CHECKSUM_BYTES, "code checksum"), "big")
+    chunks: list[ChunkInfo] = []
+    starts: list[int] = []
+    if quality_byte & _HAS_CHUNKS:
+        chunk_count = cursor.number("chunk count")
+        if not 1 <= chunk_count <= MAX_CHUNKS:
+            raise MalformedError(
+                f"the .looc file is malformed: it states {chunk_count} chunks, 1..{MAX_CHUNKS} are allowed; get a fresh copy"
+            )
+        for _ in range(chunk_count):
+            name = _chunk_type(bytes(cursor.take(4, "chunk type")), cursor.position - 4)
+            if name in KNOWN_CHUNKS and any(chunk.type == name for chunk in chunks):
+                raise MalformedError(f"the .looc file is malformed: it has two {name} chunks; get a fresh copy")
+            if refuse_unknown and name[0].isupper() and name not in KNOWN_CHUNKS:
+                raise UnsupportedError(
+                    f"the .looc file needs the feature {name} (byte {cursor.position - 4}), unknown to this looc; update looc"
+                )
+            chunks.append(ChunkInfo(name, cursor.number(f"{name} chunk length")))
+            starts.append(cursor.position)
+            cursor.take(chunks[-1].length_bytes + CHECKSUM_BYTES, f"{name} chunk")
+    header = Header(
+        version=version,
+        width=width,
+        height=height,
+        quality=quality,
+        fingerprint=fingerprint,
+        segment_lengths_bytes=lengths,
+        code_checksum=code_checksum,
+        chunks=tuple(chunks),
+        file_bytes=cursor.position + sum(lengths) + CHECKSUM_BYTES,
+    )
+    return header, starts, cursor.position
+
+
+def _chunk_type(raw: bytes, position: int) -> str:
+    name = raw.decode("latin-1")
+    if not _is_chunk_type(name):
+        raise MalformedError(
+            f"the .looc file is malformed: the chunk type at byte {position} is not four letters; get a fresh copy"
+        )
+    return name
+
+
+def _is_chunk_type(name: str) -> bool:
+    return len(name) == 4 and name[0] != "_" and all(letter in _TYPE_LETTERS for letter in name)
+
+
+def _check_size(width: int, height: int, max_pixels: int | None) -> None:
+    if width == 0 or height == 0:
+        raise LimitError(f"the .looc file claims a picture of {width}x{height} pixels, which has none; get a fresh copy")
+    if max(width, height) > MAX_SIDE_PIXELS:
+        raise LimitError(f"the .looc file claims {width}x{height} pixels; the format ends at {MAX_SIDE_PIXELS} a side")
+    if max_pixels is not None and width * height > max_pixels:
+        raise LimitError(
+            f"the .looc file claims {width}x{height} pixels, more than the limit of {max_pixels};"
+            " raise the limit (--max-pixels) if you trust the file"
+        )
+
+
+def _check_packable(container: Container) -> None:
+    _check_size(container.width, container.height, None)
+    if not 1 <= container.quality <= 100:
+        raise FormatError(f"cannot write a .looc file of quality {container.quality}; use 1..100")
+    if len(container.fingerprint) != FINGERPRINT_BYTES:
+        raise FormatError(f"cannot write a model fingerprint of {len(container.fingerprint)} bytes; it has {FINGERPRINT_BYTES}")
+    if not 1 <= len(container.segments) <= MAX_SEGMENTS:
+        raise FormatError(f"cannot write {len(container.segments)} payload segments; use 1..{MAX_SEGMENTS}")
+    if not 0 <= container.code_checksum < 2 ** (8 * CHECKSUM_BYTES):
+        raise FormatError(f"cannot write the code checksum {container.code_checksum}; it has 32 bits")
+    if len(container.chunks) > MAX_CHUNKS:
+        raise LimitError(f"cannot write {len(container.chunks)} metadata chunks; the format ends at {MAX_CHUNKS}")
+    types = [chunk.type for chunk in container.chunks]
+    for name in types:
+        if not _is_chunk_type(name):
+            raise FormatError(f"cannot write a chunk of type {name!r}; use four letters or underscores, the first a letter")
+        if name in KNOWN_CHUNKS and types.count(name) > 1:
+            raise FormatError(f"cannot write two {name} chunks; merge them into one")
+    if max(map(len, (*container.segments, *(chunk.data for chunk in container.chunks)))) > MAX_LENGTH_BYTES:
+        raise LimitError(f"cannot write a segment or chunk of more than {MAX_LENGTH_BYTES} bytes; use a smaller picture")
+
+
+def _truncated(needed: int, present: int) -> TruncatedError:
+    return TruncatedError(
+        f"the .looc file is truncated: it needs {needed} bytes and ends after {present}; get the whole file"
+    )
+
+
+def _varint(value: int) -> bytes:
+    """LEB128: seven bits a byte, lowest first, the top bit set on all but the last byte."""
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _checksum(*parts: bytes | memoryview) -> bytes:
+    """CRC32 (the one of PNG and zlib) of the parts in order, 4 bytes big endian."""
+    value = 0
+    for part in parts:
+        value = zlib.crc32(part, value)
+    return value.to_bytes(CHECKSUM_BYTES, "big")

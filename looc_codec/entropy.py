@@ -1,0 +1,90 @@
+"""Index grid ↔ bytes: range coding with a bank of stored integer tables.
+
+Symbols are sorted by table and coded with one call per table; a probability row per symbol would be some 50 times
+slower and take gigabytes per megapixel. Tables are integers, so the coder's models are the same on every machine
+(constriction promises not to change its bits without a breaking release; a golden file guards that).
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import constriction
+import numpy as np
+
+from looc_codec.errors import FormatError
+
+WORD_BYTES = 4
+
+
+class TableBank:
+    """Range-coder models of stored frequencies `(rows, K)`, each row adding up to 2^24; built on first use."""
+
+    def __init__(self, frequencies: np.ndarray) -> None:
+        self.frequencies = frequencies
+        self.models: dict[int, object] = {}
+
+    def model(self, row: int) -> object:
+        if row not in self.models:
+            # float64 holds the integers and their cumulative sums exactly; perfect=True would search, at great cost.
+            weights = self.frequencies[row].astype(np.float64)
+            self.models[row] = constriction.stream.model.Categorical(weights, perfect=False)
+        return self.models[row]
+
+
+def runs_by_row(rows: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+    """Stable order of `rows` `(n,)` and the runs `(row, start, end)` of equal rows in it."""
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(rows) else np.zeros(0, np.int64)
+    ends = np.concatenate([starts[1:], [len(rows)]]).astype(np.int64)
+    return order, [(int(ordered[start]), int(start), int(end)) for start, end in zip(starts, ends, strict=False)]
+
+
+class SegmentEncoder:
+    """Collects symbols of one payload segment."""
+
+    def __init__(self, bank: TableBank) -> None:
+        self.bank = bank
+        self.coder = constriction.stream.queue.RangeEncoder()
+
+    def append(self, symbols: np.ndarray, rows: np.ndarray) -> None:
+        """Codes `symbols` `(n,)`, each with the table of its row `(n,)`, grouped by row in ascending order."""
+        order, runs = runs_by_row(rows)
+        ordered = np.ascontiguousarray(symbols[order], dtype=np.int32)
+        for row, start, end in runs:
+            self.coder.encode(ordered[start:end], self.bank.model(row))
+
+    def finish(self) -> bytes:
+        """The segment: big-endian 32-bit words without trailing zero bytes, which the decoder supplies."""
+        return self.coder.get_compressed().astype(">u4").tobytes().rstrip(b"\0")
+
+
+class SegmentDecoder:
+    """Reads the symbols of one payload segment in the order in which they were appended."""
+
+    def __init__(self, bank: TableBank, data: bytes) -> None:
+        self.bank = bank
+        padded = bytes(data) + b"\0" * (-len(data) % WORD_BYTES)
+        self.coder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Symbols `(n,)` int32, one for each row `(n,)`; FormatError when the data cannot have been encoded so."""
+        order, runs = runs_by_row(rows)
+        symbols = np.empty(len(rows), np.int32)
+        try:
+            for row, start, end in runs:
+                symbols[order[start:end]] = self.coder.decode(self.bank.model(row), end - start)
+        except (AssertionError, ValueError) as error:
+            raise FormatError("the coded data is damaged and cannot be decoded; get the file again") from error
+        return symbols
+
+
+class CodeChecksum:
+    """CRC32 over the index grid in coding order, as little-endian 16-bit integers."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def update(self, symbols: np.ndarray) -> None:
+        self.value = zlib.crc32(symbols.astype("<i2").tobytes(), self.value)

@@ -1,0 +1,453 @@
+"""The conditional prior: what is known about a unit before it is decoded, in exact integers.
+
+Everything that feeds the range coder is an integer carried in float32. Activations are 0..255, weights -127..127 with
+one power-of-two scale per output channel, and every sum stays below 2^24, so products and sums are exact whatever the
+order of summation, the thread count or the instruction set (docs/FORMAT.md, "Arithmetic"). Training runs the very same
+layers with straight-through rounding: what is trained is what is shipped.
+
+Order of decoding: the hyper codes at 1/32 resolution, then the channel groups, each in two checkerboard halves
+("anchors", whose row + column is even, then the others).
+
+Units of integers: latents and means are in 1/16 quantisation steps, activations and log scales in 1/32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from looc_codec.config import QUALITY_MAX, QUALITY_MIN, LoocConfig
+from looc_codec.errors import ModelError
+from looc_codec.transforms import QualityTable, stretch
+
+LATENT_ONE = 16
+"""Integer value of one quantisation step."""
+LATENT_LIMIT = 32767
+ACTIVATION_ONE = 32
+ACTIVATION_LIMIT = 255
+COMPANDED_LIMIT = 127
+WEIGHT_LIMIT = 127
+HYPER_START_SCALE = 24.0
+"""Brings a fresh hyper latent to a spread of a step or two; below one it is rounded away and never learns."""
+EXACT_LIMIT = 2**24
+# A margin for the bias and for rounding weights up; the exact bound is checked again on export.
+PLANNED_LIMIT = EXACT_LIMIT - 2**17
+NEIGHBOUR_BITS = 7
+
+SCALE_LOG_LOW = -192
+"""Sum of two log scales (1/32 each) below which a unit falls into class 0: mean log scale -3.0."""
+SCALE_LOG_WIDTH = 9
+RATIO_LOG_WIDTH = 22
+
+
+def round_half_up(x: Tensor) -> Tensor:
+    """floor(x + 1/2) with the identity as its gradient: the one rounding rule of the format."""
+    if not torch.is_grad_enabled():
+        return torch.floor(x + 0.5)
+    return x + (torch.floor(x + 0.5) - x).detach()
+
+
+def compand(latent: Tensor) -> Tensor:
+    """Signed logarithm of integer latents (1/16 steps) as integers of -127..127, differentiable by straight-through."""
+    return round_half_up(stretch(latent / LATENT_ONE) * (ACTIVATION_ONE / 2)).clamp(-COMPANDED_LIMIT, COMPANDED_LIMIT)
+
+
+def companding_table() -> Tensor:
+    """`compand` of 0..32767 as stored integers `(32768,)` uint8; computed once in float64 and shipped with the weights."""
+    values = torch.arange(LATENT_LIMIT + 1, dtype=torch.float64) / LATENT_ONE
+    return torch.floor(torch.log1p(values) * (ACTIVATION_ONE / 2) + 0.5).clamp(max=COMPANDED_LIMIT).to(torch.uint8)
+
+
+class IntegerConv2d(nn.Module):
+    """Convolution of integers with integer weights, rescaled by a power of two per output channel.
+
+    Output = floor(acc * 2^(gain - e) + 1/2) where acc is the exact integer sum and e the channel's exponent. While
+    training, integer weights are derived from float ones at each step (as precise as -127..127 and the 2^24 bound
+    allow); after `freeze` they are the stored integers.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, gain_bits: int = 0) -> None:
+        super().__init__()
+        self.kernel, self.gain_bits = kernel, gain_bits
+        self.weight = nn.Parameter(torch.empty(channels_out, channels_in, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(channels_out))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        self.frozen: tuple[Tensor, Tensor] | None = None
+
+    def exponents(self) -> Tensor:
+        """e per output channel `(C,)`: the largest for which weights fit -127..127 and sums stay below 2^24."""
+        weight = self.weight.detach()
+        peak = weight.abs().amax((1, 2, 3)).clamp_min(1e-6)
+        total = weight.abs().sum((1, 2, 3)) * ACTIVATION_LIMIT + self.bias.detach().abs() * ACTIVATION_ONE
+        room = PLANNED_LIMIT - ACTIVATION_LIMIT * weight[0].numel() / 2
+        limit = torch.minimum(WEIGHT_LIMIT / peak, room / total.clamp_min(1e-6))
+        return torch.floor(torch.log2(limit)).clamp(-8, 20)
+
+    def integers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Integer weights, integer biases and exponents, all float32 with whole values."""
+        exponent = self.exponents()
+        scale = torch.exp2(exponent)
+        weight = round_half_up(self.weight * scale[:, None, None, None]).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+        return weight, round_half_up(self.bias * ACTIVATION_ONE * scale), exponent
+
+    def scaled(self) -> tuple[Tensor, Tensor]:
+        """Integer weights and biases times 2^(gain - e): a power of two, so the convolution stays exact."""
+        weight, bias, exponent = self.integers()
+        scale = torch.exp2(self.gain_bits - exponent)
+        return weight * scale[:, None, None, None], bias * scale
+
+    def freeze(self) -> None:
+        with torch.no_grad():
+            weight, bias = self.scaled()
+            self.frozen = (weight.contiguous(memory_format=torch.channels_last), bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, h, w)` whole numbers → whole numbers, before any clipping."""
+        weight, bias = self.frozen or self.scaled()
+        return round_half_up(F.conv2d(x, weight, bias, padding=self.kernel // 2))
+
+    def export(self, prefix: str) -> dict[str, Tensor]:
+        """int8 weights, int32 biases, int8 exponents; raises ModelError when a sum could reach 2^24."""
+        weight, bias, exponent = (value.detach() for value in self.integers())
+        worst = weight.double().abs().sum((1, 2, 3)) * ACTIVATION_LIMIT + bias.double().abs()
+        # floor(acc * 2^-e + 1/2) adds half a unit of the rescaled sum, 2^(e-1) units of acc.
+        worst = worst + torch.exp2((exponent - self.gain_bits).clamp_min(0).double()) / 2
+        if worst.max() >= EXACT_LIMIT:
+            raise ModelError(f"layer {prefix} can reach {worst.max():.0f} >= 2^24, so float32 sums would not be exact")
+        return {
+            f"{prefix}.weight": weight.to(torch.int8),
+            f"{prefix}.bias": bias.to(torch.int32),
+            f"{prefix}.exponent": exponent.to(torch.int8),
+        }
+
+    def restore(self, tensors: dict[str, Tensor], prefix: str) -> None:
+        """Sets the float weights to the stored integers and freezes them, so that `forward` uses exactly those."""
+        exponent = tensors[f"{prefix}.exponent"].float()
+        scale = torch.exp2(-exponent)
+        with torch.no_grad():
+            weight, bias = tensors[f"{prefix}.weight"].float(), tensors[f"{prefix}.bias"].float()
+            self.weight.copy_(weight * scale[:, None, None, None])
+            self.bias.copy_(bias * scale / ACTIVATION_ONE)
+            gain = scale * 2.0**self.gain_bits
+            self.frozen = ((weight * gain[:, None, None, None]).contiguous(memory_format=torch.channels_last), bias * gain)
+
+
+def clipped(x: Tensor) -> Tensor:
+    return x.clamp(0, ACTIVATION_LIMIT)
+
+
+class StepNet(nn.Module):
+    """Context `(B, C, h, w)` → mean (1/16 steps) and log scale (1/32) of the `width_out` latents of one coding step."""
+
+    def __init__(self, channels_in: int, width: int, width_out: int, depth: int) -> None:
+        super().__init__()
+        self.entry = IntegerConv2d(channels_in, width, 3)
+        self.hidden = nn.ModuleList(IntegerConv2d(width, width, 1) for _ in range(depth))
+        self.mean = IntegerConv2d(width, width_out, 1, gain_bits=1)
+        self.log_scale = IntegerConv2d(width, width_out, 1)
+        with torch.no_grad():
+            self.mean.weight.mul_(0.1)
+            self.log_scale.weight.mul_(0.1)
+
+    def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        features = clipped(self.entry(context))
+        for layer in self.hidden:
+            features = clipped(layer(features))
+        return self.mean(features.float()), self.log_scale(features.float())
+
+
+class NeighbourMean(nn.Module):
+    """Linear prediction of a non-anchor latent from its four anchors, per channel, in exact integers.
+
+    Means of wide channels span hundreds of steps, which the companded network input cannot resolve. Weights are
+    multiples of 1/128 of at most 127/128, so four products stay below 4 * 127 * 32767 < 2^24.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels, 4))
+
+    def integers(self) -> Tensor:
+        return round_half_up(self.weight * 2**NEIGHBOUR_BITS).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+
+    def forward(self, anchors: Tensor) -> Tensor:
+        """`anchors` `(B, C, h, w)` integer latents, zero where not an anchor → integer means (1/16 steps)."""
+        weight = self.integers()[:, :, None, None]
+        padded = F.pad(anchors, (1, 1, 1, 1))
+        total = (
+            weight[:, 0] * padded[:, :, :-2, 1:-1] + weight[:, 1] * padded[:, :, 2:, 1:-1]
+            + weight[:, 2] * padded[:, :, 1:-1, :-2] + weight[:, 3] * padded[:, :, 1:-1, 2:]
+        )
+        return round_half_up(total * 2.0**-NEIGHBOUR_BITS)
+
+
+def checkerboard(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """1 where row + column is even: `(1, 1, h, w)` float32."""
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    return ((rows[:, None] + columns[None] + 1) % 2).float()[None, None]
+
+
+def gaussian_bits(residual: Tensor, scale: Tensor) -> Tensor:
+    """Bits of the cell residual ± 1/2 step under N(0, scale²); both in steps. The rate while tables do not exist."""
+    distance = residual.abs()
+    upper = torch.erfc((distance - 0.5) / (scale * math.sqrt(2)))
+    lower = torch.erfc((distance + 0.5) / (scale * math.sqrt(2)))
+    return -torch.log2(((upper - lower) / 2).clamp_min(1e-9))
+
+
+@dataclass(frozen=True)
+class CodingStep:
+    """One step of the coding order: which channels, and which positions (flat indices), are coded together."""
+
+    segment: int
+    hyper: bool
+    channels: slice
+    positions: Tensor
+
+    def units(self, latent: Tensor, codevector_dim: int) -> Tensor:
+        """The step's units of `latent` `(C, positions of the grid)` → `(n, d*)`: unit-major, then position."""
+        part = latent[self.channels].index_select(1, self.positions)
+        return part.view(-1, codevector_dim, len(self.positions)).transpose(1, 2).reshape(-1, codevector_dim)
+
+    def place(self, units: Tensor, latent: Tensor) -> None:
+        """Writes `(n, d*)` units back to where `units` took them from."""
+        count, dim = len(self.positions), units.shape[1]
+        part = units.view(-1, count, dim).transpose(1, 2).reshape(-1, count)
+        latent[self.channels] = latent[self.channels].index_copy(1, self.positions, part)
+
+
+def unit_classes(log_scale: Tensor, config: LoocConfig) -> Tensor:
+    """Context class of each unit from its integer log scales `(n, d*)` → `(n,)` int64: mean scale x ratio of scales."""
+    dim = config.codevector_dim
+    log_scale = log_scale.to(torch.int64)
+    mean_class = torch.div(2 * log_scale.sum(1) - dim * SCALE_LOG_LOW, dim * SCALE_LOG_WIDTH, rounding_mode="floor")
+    mean_class = mean_class.clamp(0, config.scale_classes - 1)
+    if config.ratio_classes == 1:
+        return mean_class
+    half = config.ratio_classes // 2
+    difference = log_scale[:, 0] - log_scale[:, 1]
+    ratio = torch.div(difference + RATIO_LOG_WIDTH // 2, RATIO_LOG_WIDTH, rounding_mode="floor").clamp(-half, half)
+    return mean_class * config.ratio_classes + ratio + half
+
+
+class Prior(nn.Module):
+    """Hyper level and channel-group networks; the same layers for training, encoding and decoding.
+
+    In training `forward` gives rates under a Gaussian of the predicted mean and scale. In the codec `traverse` visits
+    every unit in coding order and hands its mean and context class to a callback that picks or reads the codes.
+    """
+
+    def __init__(self, config: LoocConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, hyper = config.prior_width, config.hyper_channels
+        # The hyper analysis only chooses which codes to send, so it may be an ordinary float network.
+        self.hyper_analysis = nn.ModuleList(
+            [nn.Conv2d(config.channels, width, 3, padding=1), nn.Conv2d(width, width, 4, stride=2, padding=1), nn.Conv2d(width, hyper, 3, padding=1)]
+        )
+        self.hyper_log_scale = QualityTable(config.hyper_quality_bins + 1, hyper)
+        self.hyper_entry = IntegerConv2d(hyper, 4 * width, 3)
+        self.hyper_fine = IntegerConv2d(width, width, 3)
+        self.quality_features = QualityTable(config.quality_anchors, width)
+        self.quality_log_scale = QualityTable(config.quality_anchors, config.channels)
+        self.anchor_nets, self.other_nets, self.neighbours = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        before = 0
+        for group in config.groups:
+            self.anchor_nets.append(StepNet(width + before, width, group, config.prior_depth))
+            self.other_nets.append(StepNet(width + before + group, width, group, config.prior_depth))
+            self.neighbours.append(NeighbourMean(group))
+            before += group
+        self.tables: dict[str, Tensor] | None = None
+
+    # --- shared by training and the codec -------------------------------------------------------------------------
+
+    def analyse_hyper(self, latent: Tensor) -> Tensor:
+        """Latent in steps `(B, d, h, w)` → hyper latent in steps `(B, dz, ceil(h/2), ceil(w/2))`. Floats: encoder only."""
+        first, second, third = self.hyper_analysis
+        latent = F.pad(latent, (0, latent.shape[3] % 2, 0, latent.shape[2] % 2), mode="replicate")
+        return third(F.gelu(second(F.gelu(first(stretch(latent)))))) * HYPER_START_SCALE
+
+    def hyper_features(self, hyper_companded: Tensor, quality_features: Tensor, height: int, width: int) -> Tensor:
+        """Companded hyper codes and `(B, W, 1, 1)` integer quality features → `(B, W, h, w)` activations."""
+        features = clipped(F.pixel_shuffle(self.hyper_entry(hyper_companded), 2)[:, :, :height, :width])
+        return clipped(self.hyper_fine(features) + quality_features)
+
+    # --- training -------------------------------------------------------------------------------------------------
+
+    def forward(self, latent: Tensor, quality: Tensor, quantise: Callable | None = None) -> dict[str, Tensor]:
+        """Rates and the quantised latent of a training batch.
+
+        `latent` `(B, d, h, w)` in steps, `quality` `(B,)`. `quantise(residual, log_scale, hyper)` gives the quantised
+        residual in integer units; plain rounding to whole steps where it is None. Contexts are quantised values
+        without gradient; the latent itself gets its gradient from the rate and, straight through, from `latent_hat`.
+        Returns `bits`, `hyper_bits` `(B,)`, `latent_hat` in steps, and the coded residuals (1/16 steps) and log
+        scales (1/32) of the latent `(B, d, h, w)` and of the hyper latent.
+        """
+        batch, _, height, width = latent.shape
+        fixed = latent * LATENT_ONE
+
+        def coded(residual: Tensor, log_scale: Tensor, hyper: bool) -> Tensor:
+            if quantise is None:
+                return torch.floor(residual.detach() / LATENT_ONE + 0.5) * LATENT_ONE
+            return quantise(residual.detach(), log_scale.detach(), hyper)
+
+        def bits_of(residual: Tensor, log_scale: Tensor) -> Tensor:
+            # Additive uniform noise stands for the quantiser in the rate (Ballé et al. 2017).
+            noisy = residual.float() / LATENT_ONE + torch.rand_like(residual, dtype=torch.float32) - 0.5
+            return gaussian_bits(noisy, torch.exp(log_scale.float().clamp(-112, 130) / ACTIVATION_ONE)).sum((1, 2, 3))
+
+        hyper = self.analyse_hyper(latent).float() * LATENT_ONE
+        hyper_log_scale = (self.hyper_log_scale(quality) * ACTIVATION_ONE).expand_as(hyper)
+        hyper_bits = bits_of(hyper, hyper_log_scale)
+        hyper_hat = hyper + (coded(hyper, hyper_log_scale, True).clamp(-LATENT_LIMIT, LATENT_LIMIT) - hyper).detach()
+        quality_features = round_half_up(self.quality_features(quality) * ACTIVATION_ONE)
+        base = round_half_up(self.quality_log_scale(quality) * ACTIVATION_ONE)
+        features = self.hyper_features(compand(hyper_hat), quality_features, height, width)
+
+        mask = checkerboard(height, width, latent.device)
+        context, bits, before = [features], 0.0, 0
+        latents_hat, residuals, log_scales = [], [], []
+        for index, group in enumerate(self.config.groups):
+            target, group_base = fixed[:, before : before + group].float(), base[:, before : before + group]
+            known = torch.cat(context, 1)
+            mean_a, scale_a = self.anchor_nets[index](known)
+            scale_a = scale_a + group_base
+            residual_a = target - mean_a
+            anchors = ((mean_a + coded(residual_a, scale_a, False)).clamp(-LATENT_LIMIT, LATENT_LIMIT) * mask).detach()
+            mean_o, scale_o = self.other_nets[index](torch.cat([known, compand(anchors).to(known.dtype)], 1))
+            mean_o, scale_o = mean_o + self.neighbours[index](anchors), scale_o + group_base
+            residual = torch.where(mask > 0, residual_a, target - mean_o)
+            log_scale = torch.where(mask > 0, scale_a, scale_o)
+            mean = target - residual
+            group_hat = torch.where(mask > 0, anchors, mean + coded(residual, log_scale, False)).detach()
+            group_hat = group_hat.clamp(-LATENT_LIMIT, LATENT_LIMIT)
+            bits = bits + bits_of(residual, log_scale)
+            context.append(compand(group_hat).to(known.dtype))
+            latents_hat.append(group_hat)
+            residuals.append(residual)
+            log_scales.append(log_scale)
+            before += group
+        latent_hat = torch.cat(latents_hat, 1) / LATENT_ONE
+        return {
+            "bits": bits,
+            "hyper_bits": hyper_bits,
+            "latent_hat": latent + (latent_hat - latent).detach(),
+            "residual": torch.cat(residuals, 1),
+            "log_scale": torch.cat(log_scales, 1),
+            "hyper_residual": hyper,
+        }
+
+    # --- codec ----------------------------------------------------------------------------------------------------
+
+    def hyper_rows(self, quality: int, positions: int) -> Tensor:
+        """Row of each hyper unit in the table bank `(units * positions,)`: after the latent's, by unit and quality bin."""
+        config = self.config
+        span = QUALITY_MAX - QUALITY_MIN + 1
+        bin_ = (quality - QUALITY_MIN) * config.hyper_quality_bins // span
+        rows = config.latent_classes + torch.arange(config.hyper_units) * config.hyper_quality_bins + bin_
+        return rows.repeat_interleave(positions)
+
+    @torch.inference_mode()
+    def traverse(self, height: int, width: int, quality: int, code: Callable[[CodingStep, Tensor, Tensor], Tensor]) -> Tensor:
+        """Visits every unit in coding order; the one traversal that encoder and decoder share.
+
+        `code(step, rows, mean)` gets the table rows `(n,)` int64 and means `(n, d*)` int32 of the step's units and
+        returns their quantised values `(n, d*)` int32, picked (encoder) or read (decoder). Needs frozen tables.
+        Returns the quantised latent `(d, h, w)` int32 in 1/16 steps. Bit-exact on every machine; CPU only.
+        """
+        assert self.tables is not None, "traverse needs exported integer tables"
+        config, dim = self.config, self.config.codevector_dim
+        companding = self.tables["companding"]
+
+        def companded(latent: Tensor) -> Tensor:
+            index = latent.long()
+            return (companding[index.abs()] * index.sign()).float()
+
+        hyper_height, hyper_width = (height + 1) // 2, (width + 1) // 2
+        everywhere = torch.arange(hyper_height * hyper_width)
+        step = CodingStep(0, True, slice(0, config.hyper_channels), everywhere)
+        rows = self.hyper_rows(quality, len(everywhere))
+        hyper = torch.zeros(config.hyper_channels, len(everywhere), dtype=torch.int32)
+        step.place(code(step, rows, torch.zeros(len(rows), dim, dtype=torch.int32)), hyper)
+        features = self.hyper_features(
+            companded(hyper).view(1, -1, hyper_height, hyper_width), self.tables["quality_features"][quality - QUALITY_MIN, :, None, None], height, width
+        )
+
+        count = height * width
+        even = checkerboard(height, width).flatten() > 0
+        halves = (even.nonzero().flatten(), (~even).nonzero().flatten())
+        base = self.tables["quality_log_scale"][quality - QUALITY_MIN, :, None, None]
+        latent_hat = torch.zeros(config.channels, count, dtype=torch.int32)
+        context = torch.zeros(1, config.prior_width + config.channels, height, width)
+        context = context.contiguous(memory_format=torch.channels_last)
+        context[:, : config.prior_width] = features
+        before = 0
+        for index, group in enumerate(config.groups):
+            channels = slice(before, before + group)
+            known, end = config.prior_width + before, config.prior_width + before + group
+            for positions, net in zip(halves, (self.anchor_nets[index], self.other_nets[index]), strict=True):
+                if not len(positions):
+                    continue
+                is_anchor = net is self.anchor_nets[index]
+                mean, log_scale = net(context[:, : known if is_anchor else end])
+                if not is_anchor:
+                    mean = mean + self.neighbours[index](latent_hat[channels].view(1, group, height, width).float())
+                log_scale = log_scale + base[channels]
+                step = CodingStep(1 + index, False, channels, positions)
+                local = CodingStep(1 + index, False, slice(0, group), positions)
+                rows = unit_classes(local.units(log_scale.view(group, count), dim), config)
+                mean_units = local.units(mean.view(group, count), dim).to(torch.int32)
+                step.place(code(step, rows, mean_units), latent_hat)
+                context[:, known:end] = companded(latent_hat[channels]).view(1, group, height, width)
+            before += group
+        return latent_hat.view(config.channels, height, width)
+
+    # --- weights --------------------------------------------------------------------------------------------------
+
+    def integer_layers(self) -> dict[str, IntegerConv2d]:
+        return {name: module for name, module in self.named_modules() if isinstance(module, IntegerConv2d)}
+
+    @torch.no_grad()
+    def export(self) -> dict[str, Tensor]:
+        """The format-critical integers: layers, neighbour weights, quality tables, companding."""
+        tensors: dict[str, Tensor] = {}
+        for name, layer in self.integer_layers().items():
+            tensors |= layer.export(name)
+        for index, neighbour in enumerate(self.neighbours):
+            tensors[f"neighbours.{index}"] = neighbour.integers().to(torch.int8)
+        qualities = torch.arange(QUALITY_MIN, QUALITY_MAX + 1).float()
+        for name in ("quality_features", "quality_log_scale"):
+            values = round_half_up(getattr(self, name)(qualities)[:, :, 0, 0] * ACTIVATION_ONE)
+            tensors[name] = values.clamp(-(2**15), 2**15 - 1).to(torch.int16)
+        tensors["companding"] = companding_table()
+        return tensors
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Takes the integers of `export` and freezes the prior to them."""
+        for name, layer in self.integer_layers().items():
+            layer.restore(tensors, name)
+        for index, neighbour in enumerate(self.neighbours):
+            neighbour.weight.copy_(tensors[f"neighbours.{index}"].float() / 2**NEIGHBOUR_BITS)
+        qualities = torch.arange(QUALITY_MIN, QUALITY_MAX + 1)
+        for name in ("quality_features", "quality_log_scale"):
+            # Anchors are read back off the stored rows, so that training can go on from a weights file.
+            table = getattr(self, name).table
+            nearest = torch.linspace(0, len(qualities) - 1, len(table)).round().long()
+            table.copy_(tensors[name][nearest].float() / ACTIVATION_ONE)
+        self.tables = {
+            "companding": tensors["companding"].to(torch.int64),
+            "quality_features": tensors["quality_features"].float(),
+            "quality_log_scale": tensors["quality_log_scale"].float(),
+        }
+
+    def unfreeze(self) -> None:
+        """Goes back to float weights for training."""
+        self.tables = None
+        for layer in self.integer_layers().values():
+            layer.frozen = None

@@ -1,0 +1,195 @@
+"""The shared codebook in codec mode: predictive units, digits, entropy-constrained choice, bank of tables.
+
+One codebook of K codevectors of d* dimensions serves every unit of the latent and of the hyper latent (LooC, section
+3: a low-dimensional codebook shared by all units of a position). What differs from the paper is what is quantised, the
+residual against the prior's mean, and how: k = argmin |r - c_k|² + lambda * bits(k | row).
+
+A unit whose context row is wider than the codebook is written in two digits of the same book: r = G c_k1 + c_k2, with
+G = 2, 4, 8 or 16 fixed by the row. That is residual quantisation with one book, to a depth that the context decides.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from looc_codec.config import LoocConfig
+from looc_codec.errors import ModelError
+
+FIXED_ONE = 16
+"""Integer value of one quantisation step in codevectors and residuals."""
+TABLE_BITS = 24
+"""Frequencies of a row add up to 2^24, the precision of the range coder, so rare codevectors cost peaked rows nothing."""
+HIGH_RATE_LAMBDA = 2 * math.log(2) / 12
+"""Slope of distortion (steps²) against bits of a uniform quantiser of step 1 at high rate."""
+GRID_PER_STEP = 4
+SHORTLIST = 16
+CHUNK = 1 << 16
+
+
+def lattice(dim: int, size: int) -> Tensor:
+    """The `size` shortest points of a unit-cell lattice, zero first, in steps: `(size, dim)` float32.
+
+    Integers for dim 1, hexagonal for dim 2 (the densest cell of the plane), D-dimensional integers otherwise.
+    """
+    if dim == 1:
+        half = size // 2 + 1
+        points = torch.arange(-half, half + 1).float()[:, None]
+    elif dim == 2:
+        side = math.sqrt(2 / math.sqrt(3))
+        reach = int(2 * math.sqrt(size)) + 2
+        i, j = torch.meshgrid(torch.arange(-reach, reach + 1), torch.arange(-reach, reach + 1), indexing="ij")
+        points = torch.stack([side * (i + 0.5 * j), side * math.sqrt(3) / 2 * j], -1).reshape(-1, 2).float()
+    else:
+        reach = math.ceil((size / 2) ** (1 / dim)) + 1
+        points = torch.cartesian_prod(*[torch.arange(-reach, reach + 1)] * dim).float()
+    return points[points.norm(dim=1).argsort(stable=True)[:size]].clone()
+
+
+class SharedCodebook(nn.Module):
+    """Codevectors `(K, d*)` int32 (1/16 steps), table bank `(rows, K)` int32, digit factor per fine row.
+
+    Fine rows are the latent classes followed by the hyper classes; a row with a digit factor above 1 also has a row of
+    first digits, whose number is `first_digit_row` (-1 where there is none).
+    """
+
+    def __init__(self, config: LoocConfig) -> None:
+        super().__init__()
+        self.config = config
+        fine_rows = config.latent_classes + config.hyper_classes
+        self.codevectors = (lattice(config.codevector_dim, config.codebook_size) * FIXED_ONE).round().to(torch.int32)
+        self.set_digits(torch.ones(fine_rows, dtype=torch.int32))
+        uniform = torch.full((fine_rows, config.codebook_size), 1.0)
+        self.set_tables(uniform)
+
+    @property
+    def fine_rows(self) -> int:
+        return len(self.digit_factor)
+
+    @property
+    def reach(self) -> float:
+        """Largest length of a codevector, in steps."""
+        return float(self.codevectors.float().norm(dim=1).max()) / FIXED_ONE
+
+    def set_digits(self, digit_factor: Tensor) -> None:
+        """Fixes the digit factor `(fine_rows,)` of each row and numbers the rows of first digits."""
+        self.digit_factor = digit_factor.to(torch.int32)
+        wide = self.digit_factor > 1
+        self.first_digit_row = torch.where(wide, wide.long().cumsum(0) - 1 + len(digit_factor), torch.tensor(-1))
+
+    def set_tables(self, weights: Tensor) -> None:
+        """Integer frequencies from positive weights `(rows, K)`: each >= 1, each row adding up to 2^24."""
+        weights = weights.double().clamp_min(0)
+        room = 2**TABLE_BITS - weights.shape[1]
+        frequencies = 1 + torch.floor(weights / weights.sum(1, keepdim=True).clamp_min(1e-30) * room).to(torch.int64)
+        largest = frequencies.argmax(1, keepdim=True)
+        frequencies.scatter_add_(1, largest, 2**TABLE_BITS - frequencies.sum(1, keepdim=True))
+        self.frequencies = frequencies.to(torch.int32)
+        self.prepare()
+
+    def set_codevectors(self, codevectors: Tensor) -> None:
+        """Takes codevectors `(K, d*)` in steps; rounds to 1/16 and keeps codevector 0 at zero."""
+        self.codevectors = (codevectors * FIXED_ONE).round().to(torch.int32)
+        self.codevectors[0] = 0
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Derives the search aids: costs in bits, float codevectors, shortlists of the nearest codevectors by cell."""
+        self.bits = (TABLE_BITS - torch.log2(self.frequencies.double())).float()
+        self.steps = self.codevectors.float() / FIXED_ONE
+        self.cheapest = self.frequencies.argmax(1)
+        self.shortlists: Tensor | None = None
+        dim = self.config.codevector_dim
+        if dim <= 2:
+            self.half_cells = math.ceil((self.reach + 1) * GRID_PER_STEP)
+            axis = (torch.arange(-self.half_cells, self.half_cells + 1)).float() / GRID_PER_STEP
+            cells = torch.cartesian_prod(*[axis] * dim).view(-1, dim)
+            short = min(SHORTLIST, len(self.steps))
+            nearest = torch.cat([torch.cdist(part, self.steps).topk(short, largest=False).indices for part in cells.split(4096)])
+            self.shortlists = torch.cat([nearest, torch.zeros(len(nearest), 1, dtype=nearest.dtype)], 1)
+
+    def to_device(self, device: torch.device | str) -> SharedCodebook:
+        """Moves the search aids for training on an accelerator; the stored integers go along."""
+        for name in ("codevectors", "digit_factor", "first_digit_row", "frequencies", "bits", "cheapest", "steps", "shortlists"):
+            value = getattr(self, name)
+            setattr(self, name, value.to(device) if value is not None else None)
+        return self
+
+    def cells(self, residual: Tensor) -> Tensor:
+        """Index `(n,)` int64 of the grid cell of each residual `(n, d*)` in steps; far ones fall into the rim."""
+        cell = torch.round(residual * GRID_PER_STEP).long().clamp(-self.half_cells, self.half_cells) + self.half_cells
+        index = cell[:, 0]
+        for axis in range(1, residual.shape[1]):
+            index = index * (2 * self.half_cells + 1) + cell[:, axis]
+        return index
+
+    def choose(self, residual: Tensor, rows: Tensor, lagrangian: float) -> Tensor:
+        """argmin over k of |r - c_k|² + lagrangian * bits(k | row): residual `(n, d*)` in steps → `(n,)` int64.
+
+        Only the encoder and training call this, so it may use floats and a shortlist of near codevectors (d* <= 2; a
+        full search otherwise). Units whose near codevector is also their row's cheapest need no search, which is most
+        of them at common rates.
+        """
+        chosen = []
+        for part, part_rows in zip(residual.split(CHUNK), rows.split(CHUNK), strict=True):
+            if self.shortlists is None:
+                cost = (self.steps**2).sum(1) - 2 * part @ self.steps.T + lagrangian * self.bits[part_rows]
+                chosen.append(cost.argmin(1))
+                continue
+            cells = self.cells(part)
+            best = self.shortlists[:, 0][cells]
+            open_ = (best != self.cheapest[part_rows]).nonzero().flatten()
+            short = self.shortlists[cells[open_]]
+            cost = ((part[open_, None] - self.steps[short]) ** 2).sum(-1)
+            cost = cost + lagrangian * self.bits.view(-1)[part_rows[open_, None] * self.bits.shape[1] + short]
+            best[open_] = short.gather(1, cost.argmin(1, keepdim=True))[:, 0]
+            chosen.append(best)
+        return torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.int64, device=residual.device)
+
+    def pick(self, residual: Tensor, rows: Tensor, lagrangian: float = HIGH_RATE_LAMBDA) -> tuple[Tensor, Tensor]:
+        """Digits of residuals `(n, d*)` (1/16 steps, fractions allowed) in their rows: first digits `(n,)`, -1 where a unit has
+        only one, and second digits `(n,)`."""
+        residual = residual.float() / FIXED_ONE
+        factor = self.digit_factor[rows]
+        wide = factor > 1
+        first = torch.full_like(rows, -1)
+        if wide.any():
+            scale = factor[wide].float()[:, None]
+            first[wide] = self.choose(residual[wide] / scale, self.first_digit_row[rows[wide]], lagrangian / 16)
+            residual = residual.clone()
+            residual[wide] -= scale * self.steps[first[wide]]
+        return first, self.choose(residual, rows, lagrangian)
+
+    def value(self, first: Tensor, second: Tensor, rows: Tensor) -> Tensor:
+        """Integer residuals `(n, d*)` int32 (1/16 steps) of the digits: G c_k1 + c_k2. Exact."""
+        value = self.codevectors[second]
+        wide = (first >= 0)[:, None]
+        coarse = self.digit_factor[rows][:, None] * self.codevectors[first.clamp_min(0)]
+        return torch.where(wide, value + coarse, value)
+
+    def export(self) -> dict[str, Tensor]:
+        return {
+            "codevectors": self.codevectors.to(torch.int16).cpu(),
+            "digit_factor": self.digit_factor.to(torch.uint8).cpu(),
+            "frequencies": self.frequencies.cpu(),
+        }
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Takes the tensors of `export`, checking that they form a legal bank."""
+        codevectors, frequencies = tensors["codevectors"].to(torch.int32), tensors["frequencies"].to(torch.int32)
+        self.set_digits(tensors["digit_factor"].to(torch.int32))
+        rows = self.fine_rows + int((self.digit_factor > 1).sum())
+        config = self.config
+        legal = (
+            codevectors.shape == (config.codebook_size, config.codevector_dim)
+            and self.fine_rows == config.latent_classes + config.hyper_classes
+            and frequencies.shape == (rows, config.codebook_size)
+            and int(frequencies.min()) >= 1
+            and bool((frequencies.sum(1, dtype=torch.int64) == 2**TABLE_BITS).all())
+        )
+        if not legal:
+            raise ModelError("the weights file holds an illegal codebook or table bank")
+        self.codevectors, self.frequencies = codevectors, frequencies
+        self.prepare()

@@ -1,0 +1,1 @@
+"""Training of LooC-VAE codecs: loop, checkpoints, fit of the shared codebook."""

@@ -1,0 +1,214 @@
+"""Fit of the shared codebook and its table bank to the residuals of a trained prior (LBG with the rate term).
+
+Rows are fitted by counting, codevectors by centroids, and assignments count bits: an entropy-constrained
+vector quantiser (Chou, Lookabaugh, Gray 1989) whose one codebook serves every row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from looc_codec.config import QUALITY_MAX, QUALITY_MIN
+from looc_codec.data import PictureStore
+from looc_codec.model import LoocModel
+from looc_codec.prior import ACTIVATION_ONE, LATENT_ONE, RATIO_LOG_WIDTH, SCALE_LOG_LOW, SCALE_LOG_WIDTH, unit_classes
+from looc_codec.quantizers.codebook import HIGH_RATE_LAMBDA, SharedCodebook
+
+LARGEST_DIGIT_FACTOR = 16
+REACH_IN_DEVIATIONS = 3.6
+"""A row is "wider than the codebook" when this many standard deviations exceed the longest codevector."""
+PSEUDO_COUNT = 30.0
+FLOOR_COUNT = 1e-3
+REFRESH_STEPS = 100
+DECAY_PER_REFRESH = 0.8
+
+
+def units_of(latent: Tensor, dim: int) -> Tensor:
+    """`(B, C, h, w)` → `(B * C/dim * h * w, dim)`."""
+    batch, channels, height, width = latent.shape
+    return latent.view(batch, channels // dim, dim, height, width).permute(0, 1, 3, 4, 2).reshape(-1, dim)
+
+
+def latent_of(units: Tensor, shape: torch.Size) -> Tensor:
+    """Inverse of `units_of` for a latent of `shape` `(B, C, h, w)`."""
+    batch, channels, height, width = shape
+    dim = units.shape[1]
+    return units.view(batch, channels // dim, height, width, dim).permute(0, 1, 4, 2, 3).reshape(shape)
+
+
+class CodeFitter:
+    """Shared codebook of a model in training: quantiser for the forward pass, running counts and centroids."""
+
+    def __init__(self, model: LoocModel, device: str = "cpu", lagrangian: float = HIGH_RATE_LAMBDA) -> None:
+        self.model, self.device, self.lagrangian = model, device, lagrangian
+        self.config = model.config
+        self.book = model.codebook
+        self.observed = 0
+        self.counts = self.sums = self.totals = None
+
+    # --- rows -------------------------------------------------------------------------------------------------------
+
+    def rows_of(self, log_scale: Tensor) -> Tensor:
+        """Table row of each unit of a latent with integer log scales `(B, C, h, w)` → `(n,)` int64."""
+        return unit_classes(units_of(log_scale, self.config.codevector_dim), self.config)
+
+    def hyper_rows_of(self, quality: Tensor, shape: torch.Size) -> Tensor:
+        config = self.config
+        bins = torch.div((quality - QUALITY_MIN) * config.hyper_quality_bins, QUALITY_MAX - QUALITY_MIN + 1, rounding_mode="floor").long()
+        unit = torch.arange(config.hyper_units, device=quality.device) * config.hyper_quality_bins
+        rows = config.latent_classes + unit[None] + bins[:, None]
+        return rows[:, :, None].expand(-1, -1, shape[2] * shape[3]).reshape(-1)
+
+    def row_deviations(self) -> Tensor:
+        """Nominal standard deviations of each latent row's unit, in steps: `(latent_classes, d*)`."""
+        config = self.config
+        row = torch.arange(config.latent_classes)
+        mean_class, ratio = row // config.ratio_classes, row % config.ratio_classes - config.ratio_classes // 2
+        mean_log = (SCALE_LOG_LOW + (mean_class + 0.5) * SCALE_LOG_WIDTH) / (2 * ACTIVATION_ONE)
+        difference = ratio * RATIO_LOG_WIDTH / ACTIVATION_ONE
+        offsets = torch.zeros(len(row), config.codevector_dim)
+        if config.codevector_dim == 2:
+            offsets = torch.stack([difference / 2, -difference / 2], 1)
+        return torch.exp(mean_log[:, None] + offsets)
+
+    # --- start and fit ----------------------------------------------------------------------------------------------
+
+    def start(self, hyper_deviation: Tensor) -> None:
+        """Lattice codebook, digit factors and Gaussian tables; `hyper_deviation` `(hyper_classes, d*)` in steps."""
+        fresh = SharedCodebook(self.config)
+        book = self.book
+        deviation = torch.cat([self.row_deviations(), hyper_deviation.cpu()])
+        factor = deviation.amax(1) * REACH_IN_DEVIATIONS / fresh.reach
+        factor = torch.exp2(torch.ceil(torch.log2(factor.clamp_min(1e-3)))).clamp(1, LARGEST_DIGIT_FACTOR)
+        book.set_digits(factor)
+        book.codevectors = fresh.codevectors
+        self.deviation = deviation
+        self.gaussian = self.gaussian_tables()
+        book.set_tables(self.gaussian)
+        book.to_device(self.device)
+
+    def gaussian_tables(self) -> Tensor:
+        """Probability of each codevector if a unit were Gaussian of its row's nominal deviation: `(rows, K)` float32."""
+        book, factor = self.book, self.book.digit_factor.cpu().float()
+        wide = factor > 1
+        steps = book.codevectors.cpu().float() / LATENT_ONE
+        # A second digit is spread over the cell of the first, which is about factor steps wide.
+        fine = torch.where(wide[:, None], 0.4 * factor[:, None].expand_as(self.deviation), self.deviation)
+        first = self.deviation[wide] / factor[wide, None]
+        spread = torch.cat([fine, first])
+        exponent = -(steps[None] ** 2 / (2 * (spread[:, None] ** 2 + 0.08))).sum(-1)
+        return torch.softmax(exponent, 1)
+
+    @torch.no_grad()
+    def gather(self, store: PictureStore, generator: torch.Generator, batches: int, batch: int = 8, crop: int = 192,
+               report: Callable[[int], None] | None = None) -> tuple[Tensor, Tensor]:
+        """Residual units (steps) and rows of `batches` random batches over all qualities, coded with the current book
+        where it has been started, else with plain rounding: `(n, d*)` float32 and `(n,)` int64."""
+        units, rows = [], []
+        for index in range(batches):
+            quality = torch.floor(torch.rand(batch, generator=generator, device=self.device) * QUALITY_MAX + QUALITY_MIN).clamp(max=QUALITY_MAX)
+            shrink = 0.7 + 0.3 * float(torch.rand((), generator=generator, device=self.device))
+            latent = self.model.analysis(store.crops(batch, crop, generator, shrink), quality).float()
+            quantise = self.quantiser(quality) if self.counts is not None else None
+            result = self.model.prior(latent, quality, quantise)
+            dim = self.config.codevector_dim
+            units += [units_of(result["residual"], dim), units_of(result["hyper_residual"], dim)]
+            rows += [self.rows_of(result["log_scale"]), self.hyper_rows_of(quality, result["hyper_residual"].shape)]
+            if report is not None:
+                report(index)
+        return torch.cat(units) / LATENT_ONE, torch.cat(rows)
+
+    def fit(self, units: Tensor, rows: Tensor, rounds: int = 5) -> float:
+        """LBG rounds on gathered residuals; returns the mean bits per unit under the fitted tables."""
+        if self.counts is None:
+            hyper = rows >= self.config.latent_classes
+            index = rows[hyper] - self.config.latent_classes
+            square = torch.zeros(self.config.hyper_classes, units.shape[1], device=units.device)
+            number = torch.bincount(index, minlength=self.config.hyper_classes).clamp_min(1)
+            square.index_add_(0, index, units[hyper] ** 2)
+            self.start((square / number[:, None]).sqrt().clamp_min(0.05))
+        bits = math.inf
+        for _ in range(rounds):
+            self.forget()
+            bits = self.count(units, rows)
+            self.refresh()
+        return bits
+
+    def forget(self) -> None:
+        """Empties the running counts and centroid sums."""
+        rows, size = self.book.frequencies.shape
+        self.counts = torch.zeros(rows, size, device=self.device)
+        self.sums = torch.zeros(size, self.config.codevector_dim, device=self.device)
+        self.totals = torch.zeros(size, device=self.device)
+
+    @torch.no_grad()
+    def count(self, units: Tensor, rows: Tensor) -> float:
+        """Codes residual units (steps) and adds them to the counts; returns their mean bits."""
+        book, bits = self.book, 0.0
+        for part, part_rows in zip(units.split(1 << 18), rows.split(1 << 18), strict=True):
+            first, second = book.pick(part * LATENT_ONE, part_rows, self.lagrangian)
+            wide = first >= 0
+            size = self.counts.shape[1]
+            first_rows = book.first_digit_row[part_rows[wide]]
+            for row, code in ((part_rows, second), (first_rows, first[wide])):
+                self.counts += torch.bincount(row * size + code, minlength=self.counts.numel()).view_as(self.counts)
+                bits += float(book.bits[row, code].sum())
+            coarse = torch.where(wide[:, None], book.digit_factor[part_rows][:, None] * book.steps[first.clamp_min(0)], torch.zeros_like(part))
+            self.sums.index_add_(0, second, part - coarse)
+            self.totals += torch.bincount(second, minlength=size)
+        return bits / max(1, len(units))
+
+    def refresh(self) -> None:
+        """Codevectors to their centroids, tables to their counts (smoothed by the nominal Gaussian)."""
+        book = self.book
+        used = self.totals > 20
+        steps = book.steps.clone()
+        steps[used] = self.sums[used] / self.totals[used, None]
+        book.codevectors = book.codevectors.cpu()
+        book.set_codevectors(steps.cpu())
+        gaussian = self.gaussian.to(self.device)
+        book.set_tables((self.counts + PSEUDO_COUNT * gaussian + FLOOR_COUNT).cpu())
+        book.to_device(self.device)
+
+    # --- use while training -----------------------------------------------------------------------------------------
+
+    def quantiser(self, quality: Tensor) -> Callable[[Tensor, Tensor, bool], Tensor]:
+        """The `quantise` argument of Prior.forward: residuals (1/16 steps) → their coded values."""
+
+        def quantise(residual: Tensor, log_scale: Tensor, hyper: bool) -> Tensor:
+            rows = self.hyper_rows_of(quality, residual.shape) if hyper else self.rows_of(log_scale)
+            units = units_of(residual.float(), self.config.codevector_dim)
+            first, second = self.book.pick(units, rows, self.lagrangian)
+            return latent_of(self.book.value(first, second, rows).float(), residual.shape)
+
+        return quantise
+
+    def observe(self, result: dict[str, Tensor], quality: Tensor) -> None:
+        """Counts a training batch now and then, and refreshes tables and codevectors from decayed counts."""
+        self.observed += 1
+        if self.observed % 4 == 0:
+            dim = self.config.codevector_dim
+            units = torch.cat([units_of(result[key].detach(), dim) for key in ("residual", "hyper_residual")]) / LATENT_ONE
+            rows = torch.cat([self.rows_of(result["log_scale"].detach()), self.hyper_rows_of(quality, result["hyper_residual"].shape)])
+            self.count(units, rows)
+        if self.observed % REFRESH_STEPS == 0:
+            self.refresh()
+            for value in (self.counts, self.sums, self.totals):
+                value *= DECAY_PER_REFRESH
+
+    def state(self) -> dict[str, Tensor]:
+        exported = {f"book.{name}": value for name, value in self.book.export().items()}
+        return exported | {
+            "counts": self.counts, "sums": self.sums, "totals": self.totals, "deviation": self.deviation,
+            "gaussian": self.gaussian, "observed": torch.tensor(self.observed),
+        }
+
+    def restore(self, extra: dict[str, Tensor]) -> None:
+        self.book.restore({name.removeprefix("book."): value for name, value in extra.items() if name.startswith("book.")})
+        self.book.to_device(self.device)
+        self.counts, self.sums, self.totals = (extra[name].to(self.device) for name in ("counts", "sums", "totals"))
+        self.deviation, self.gaussian, self.observed = extra["deviation"], extra["gaussian"], int(extra["observed"])

@@ -1,0 +1,251 @@
+"""The training loop of the codec: one model for all rates, loss (R + lambda D) per quality.
+
+Stage "continuous" trains with additive noise for the rate and rounding for the reconstruction; stage "codes" with the
+entropy-constrained codes of the shared codebook, whose tables and codevectors it fits on the way (training/codes.py).
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN, LoocConfig
+from looc_codec.data import PictureStore
+from looc_codec.errors import ModelError
+from looc_codec.model import LoocModel
+from looc_codec.training.checkpoint import load_checkpoint, save_checkpoint
+from looc_codec.training.codes import CodeFitter
+from looc_codec.transforms import dct_kernels
+
+RATE_DISTORTION_SLOPE = 26.0
+"""lambda * step² for MSE over RGB on the 0..255 scale and rate in bits per pixel: the high-rate slope of a uniform
+quantiser, 3 * 12 / (2 ln 2), so that an orthonormal transform needs no other gain than the nominal step."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a run does; times in minutes, learning rates at their peak, shares as parts of the run."""
+
+    stage: str = "continuous"
+    minutes: float | None = 30.0
+    steps: int | None = None
+    batch: int = 8
+    crop: int = 192
+    seed: int = 0
+    transform_rate: float = 2e-4
+    branch_rate: float = 1e-3
+    prior_rate: float = 1.5e-3
+    prior_only_share: float = 0.25
+    warmup_steps: int = 100
+    ema_decay: float = 0.999
+    clip_norm: float = 1.0
+    shrink_low: float = 0.6
+    save_minutes: float = 2.0
+    log_every: int = 50
+    hyper_ramp_steps: int = 600
+    bf16: bool = False
+    compile: bool = False
+
+
+def distortion_weight(config: LoocConfig, quality: Tensor) -> Tensor:
+    """lambda of each quality `(B,)`: bits per pixel that one unit of MSE (0..255 scale) is worth."""
+    position = (quality - QUALITY_MIN) / (QUALITY_MAX - QUALITY_MIN)
+    step = config.step_coarsest * (config.step_finest / config.step_coarsest) ** position
+    return RATE_DISTORTION_SLOPE / step**2
+
+
+def measured_channel_order(store: PictureStore, count: int = 256) -> Tensor:
+    """DCT channels from the highest to the lowest energy on `count` crops of the training pictures: `(768,)` int64."""
+    generator = torch.Generator(store.pixels.device).manual_seed(1)
+    crops = store.crops(count, 128, generator) - 128
+    latent = torch.nn.functional.conv2d(crops, dct_kernels().to(crops.device), stride=PATCH)
+    return latent.square().mean((0, 2, 3)).argsort(descending=True).cpu()
+
+
+@torch.no_grad()
+def start_scales_from_data(model: LoocModel, store: PictureStore, count: int = 64) -> None:
+    """Starts the prior's log scale of each channel and quality at the channel's own spread, half of it predicted."""
+    generator = torch.Generator(store.pixels.device).manual_seed(2)
+    crops = store.crops(count, 128, generator)
+    anchors = model.config.quality_anchors
+    for index, quality in enumerate(torch.linspace(QUALITY_MIN, QUALITY_MAX, anchors)):
+        latent = model.analysis(crops, quality.expand(count).to(crops.device))
+        spread = latent.std((0, 2, 3)).clamp_min(1e-3).log() - math.log(2)
+        model.prior.quality_log_scale.table[index] = spread.clamp(-2.5, 3.5)
+
+
+class Trainer:
+    """Model, optimizer, EMA and counters of one run; `run` trains until the budget is spent or it is interrupted."""
+
+    def __init__(self, model: LoocModel, store: PictureStore, options: TrainOptions, device: str = "cpu") -> None:
+        if (options.minutes is None) == (options.steps is None):
+            raise ModelError("give a training run either a number of minutes or a number of steps")
+        self.store, self.options, self.device = store, options, device
+        self.model = model.to(device)
+        for transform in (model.analysis, model.synthesis):
+            transform.to(memory_format=torch.channels_last)
+        self.codes = CodeFitter(model, device) if options.stage == "codes" else None
+        groups = self.parameter_groups()
+        fused = device != "cpu"
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=fused)
+        self.ema = {name: value.detach().clone() for name, value in model.named_parameters()}
+        self.generators = {"crops": torch.Generator(device).manual_seed(options.seed)}
+        torch.manual_seed(options.seed)
+        self.step_count, self.seconds_used, self.pictures_seen = 0, 0.0, 0
+        if options.compile:
+            self.model.analysis = torch.compile(self.model.analysis)
+            self.model.synthesis = torch.compile(self.model.synthesis)
+
+    def parameter_groups(self) -> list[dict]:
+        options, groups = self.options, {"linear": [], "branch": [], "prior": []}
+        for name, parameter in self.model.named_parameters():
+            kind = "prior" if name.startswith("prior.") else "linear" if name.split(".")[1] in ("linear", "log_gain", "log_step") else "branch"
+            groups[kind].append(parameter)
+        rates = {"linear": options.transform_rate, "branch": options.branch_rate, "prior": options.prior_rate}
+        return [{"params": groups[kind], "peak": rates[kind], "lr": rates[kind], "kind": kind} for kind in groups]
+
+    # --- schedule ---------------------------------------------------------------------------------------------------
+
+    def progress(self) -> float:
+        """Part of the budget that is spent, 0..1."""
+        if self.options.steps is not None:
+            return min(1.0, self.step_count / self.options.steps)
+        return min(1.0, self.seconds_used / (60 * self.options.minutes))
+
+    def set_rates(self, progress: float) -> None:
+        options = self.options
+        share = options.prior_only_share
+        for group in self.optimizer.param_groups:
+            start = 0.0 if group["kind"] == "prior" else share
+            local = (progress - start) / (1 - start) if start < 1 else 0.0
+            warm = min(1.0, (self.step_count + 1) / options.warmup_steps) if start == 0 else min(1.0, local * 30)
+            cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, local)))) * 0.99 + 0.01
+            group["lr"] = group["peak"] * warm * cosine if local >= 0 else 0.0
+
+    # --- one step ---------------------------------------------------------------------------------------------------
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        options, generator = self.options, self.generators["crops"]
+        uniform = torch.rand(options.batch + 1, generator=generator, device=self.device)
+        shrink = options.shrink_low + (1 - options.shrink_low) * float(torch.rand((), generator=generator, device=self.device).cpu())
+        pixels = self.store.crops(options.batch, options.crop, generator, shrink)
+        # Whole numbers, because files carry whole qualities; stratified, so that each batch spans the range.
+        strata = (torch.arange(options.batch, device=self.device) + uniform[:-1]) / options.batch
+        quality = torch.floor(QUALITY_MIN + strata * (QUALITY_MAX - QUALITY_MIN + 1)).clamp(max=QUALITY_MAX)
+        return pixels.contiguous(memory_format=torch.channels_last), quality
+
+    def joint_step(self, pixels: Tensor, quality: Tensor, prior_only: bool) -> dict[str, Tensor]:
+        """Loss and figures of one batch. With `prior_only` the transforms stay as they are and only rate is trained."""
+        model, options, samples = self.model, self.options, pixels.shape[2] * pixels.shape[3]
+        autocast = torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.options.bf16)
+        with autocast, torch.set_grad_enabled(not prior_only):
+            latent = model.analysis(pixels, quality).float()
+        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.options.bf16 and self.device != "cpu"):
+            result = model.prior(latent, quality, None if self.codes is None else self.codes.quantiser(quality))
+        # Hyper codes are cheap at first, or they collapse to zero before anything has learned to read them.
+        ramp = 1.0 if self.codes is not None else min(1.0, 0.1 + self.step_count / options.hyper_ramp_steps)
+        bpp = (result["bits"] + ramp * result["hyper_bits"]) / samples
+        if self.codes is not None:
+            self.codes.observe(result, quality)
+        if prior_only:
+            loss, mse = bpp, torch.zeros_like(bpp)
+        else:
+            with autocast:
+                decoded = model.synthesis(result["latent_hat"], quality).float()
+            mse = (decoded - pixels).square().mean((1, 2, 3))
+            loss = bpp + distortion_weight(model.config, quality) * mse
+        # Dividing by the loss's own size lets all rates weigh alike in the gradient.
+        objective = (loss / loss.detach().clamp_min(0.02)).mean()
+        return {"objective": objective, "loss": loss.detach(), "bpp": bpp.detach(), "mse": mse.detach()}
+
+    def step(self) -> dict[str, Tensor]:
+        progress = self.progress()
+        self.set_rates(progress)
+        prior_only = self.options.stage == "continuous" and progress < self.options.prior_only_share
+        pixels, quality = self.draw()
+        figures = self.joint_step(pixels, quality, prior_only)
+        self.optimizer.zero_grad(set_to_none=True)
+        figures["objective"].backward()
+        for group in self.optimizer.param_groups:
+            torch.nn.utils.clip_grad_norm_(group["params"], self.options.clip_norm)
+        self.optimizer.step()
+        self.step_count += 1
+        self.pictures_seen += len(pixels)
+        decay = min(self.options.ema_decay, (1 + self.step_count) / (10 + self.step_count))
+        parameters = [parameter.detach() for _, parameter in self.model.named_parameters()]
+        torch._foreach_lerp_(list(self.ema.values()), parameters, 1 - decay)
+        return figures
+
+    # --- run --------------------------------------------------------------------------------------------------------
+
+    def run(self, folder: Path, report: Callable[[dict], None] | None = None) -> bool:
+        """Trains until the budget is spent; True when finished, False when interrupted by Ctrl-C.
+
+        Either way `folder` holds a valid checkpoint.safetensors and log.csv afterwards.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        options, sums, finished = self.options, {}, False
+        last = last_save = time.perf_counter()
+        counted, counted_since = 0, last
+        try:
+            while self.progress() < 1:
+                figures = self.step()
+                for key in ("loss", "bpp", "mse"):
+                    sums[key] = sums.get(key, 0) + figures[key].mean()
+                counted += len(figures["bpp"])
+                now = time.perf_counter()
+                self.seconds_used += now - last
+                last = now
+                if self.step_count % options.log_every == 0:
+                    means = {key: float(value) / options.log_every for key, value in sums.items()}
+                    sums = {}
+                    row = {
+                        "step": self.step_count, "seconds": round(self.seconds_used, 1), "pictures": self.pictures_seen,
+                        "loss": round(means["loss"], 4), "bpp": round(means["bpp"], 4),
+                        "psnr_db": round(10 * math.log10(255**2 / means["mse"]), 3) if means["mse"] > 0 else "",
+                        "images_per_second": round(counted / (now - counted_since), 1),
+                    }
+                    counted, counted_since = 0, now
+                    self.log(folder / "log.csv", row)
+                    if report is not None:
+                        report(row | {"progress": self.progress()})
+                if now - last_save > 60 * options.save_minutes:
+                    self.save(folder)
+                    last_save = time.perf_counter()
+            finished = True
+        except KeyboardInterrupt:
+            pass
+        self.save(folder)
+        return finished
+
+    @staticmethod
+    def log(path: Path, row: dict) -> None:
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def save(self, folder: Path) -> None:
+        meta = {
+            "config": self.model.config.to_dict(), "options": asdict(self.options), "step_count": self.step_count,
+            "seconds_used": self.seconds_used, "pictures_seen": self.pictures_seen,
+        }
+        extra = {} if self.codes is None else self.codes.state()
+        save_checkpoint(folder / "checkpoint.safetensors", self.model, self.ema, self.optimizer, self.generators, extra, meta)
+
+    def resume(self, path: Path, meta: dict) -> None:
+        """Goes on from a checkpoint of the same run: weights, moments, EMA, random states and counters."""
+        self.ema, extra = load_checkpoint(path, self.model, self.optimizer, self.generators)
+        self.ema = {name: value.to(self.device) for name, value in self.ema.items()}
+        self.step_count, self.seconds_used, self.pictures_seen = meta["step_count"], meta["seconds_used"], meta["pictures_seen"]
+        if self.codes is not None:
+            self.codes.restore(extra)

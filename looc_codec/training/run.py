@@ -1,0 +1,138 @@
+"""A whole training run: pictures, model, stages, checkpoints, export of the weights file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from looc_codec.config import LoocConfig
+from looc_codec.data import PictureStore, load_pictures
+from looc_codec.errors import ImageError, ModelError
+from looc_codec.model import LoocModel, load_model, save_model
+from looc_codec.training.checkpoint import load_checkpoint, read_meta
+from looc_codec.training.codes import CodeFitter
+from looc_codec.training.loop import Trainer, TrainOptions, measured_channel_order, start_scales_from_data
+
+CHECKPOINT = "checkpoint.safetensors"
+WEIGHTS = "weights.safetensors"
+FIT_BATCHES = 60
+"""Batches of 8 crops of 192 x 192 gathered for a fit of the codebook: 9 million units at d* = 2."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What `looc train` was asked for. `init` is a weights file or a checkpoint whose weights are continued."""
+
+    data: Path
+    out: Path
+    config: LoocConfig = LoocConfig()
+    options: TrainOptions = TrainOptions()
+    device: str = "cpu"
+    init: Path | None = None
+    resume: bool = False
+    limit: int | None = None
+    description: str = ""
+
+
+Report = Callable[[str, dict], None]
+
+
+def load_store(request: RunRequest, report: Report) -> PictureStore:
+    pictures = load_pictures(request.data, min_side=request.options.crop, limit=request.limit,
+                             progress=lambda count: report("loading", {"pictures": count}))
+    if not pictures:
+        raise ImageError(f"{request.data} holds no picture with both sides of at least {request.options.crop} pixels; choose a smaller --crop")
+    return PictureStore(pictures, request.device)
+
+
+def starting_model(request: RunRequest, store: PictureStore) -> LoocModel:
+    """A fresh model started from the DCT and the data's statistics, or the one that --init names."""
+    if request.init is None:
+        model = LoocModel(request.config, measured_channel_order(store)).to(request.device)
+        start_scales_from_data(model, store)
+        return model
+    return model_of(request.init)
+
+
+def model_of(path: Path) -> LoocModel:
+    """Trainable model of a checkpoint (its EMA weights) or of an exported weights file."""
+    try:
+        meta = read_meta(path)
+    except ModelError:
+        model = load_model(path)
+        model.prior.unfreeze()
+        model.core_tensors = None
+        return model.train().requires_grad_(True)
+    model = LoocModel(LoocConfig.from_dict(meta["config"]))
+    ema, extra = load_checkpoint(path, model, None, {})
+    take_ema(model, ema)
+    if extra:
+        CodeFitter(model).restore(extra)
+    return model
+
+
+def take_ema(model: LoocModel, ema: dict[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(ema[name])
+
+
+def fit_codes(model: LoocModel, store: PictureStore, device: str, report: Report, *, batches: int = FIT_BATCHES, crop: int = 192, rounds: int = 6) -> float:
+    """Fits the shared codebook and tables to a model: plain rounding first, then its own codes. Mean bits per unit."""
+    fitter = CodeFitter(model, device)
+    generator = torch.Generator(device).manual_seed(3)
+    bits = 0.0
+    for number in range(2):
+        units, rows = fitter.gather(store, generator, batches if number else batches // 3, crop=min(crop, store.smallest),
+                                    report=lambda index: report("fitting", {"round": number, "batch": index, "batches": batches}))
+        bits = fitter.fit(units, rows, rounds)
+    return bits
+
+
+def export_weights(model: LoocModel, path: Path, description: str) -> LoocModel:
+    """Freezes the integer core and writes the weights file; returns the model as a reader will see it."""
+    model.core_tensors = None
+    model.codebook.to_device("cpu")
+    model = model.to("cpu")
+    model.description = description
+    save_model(model, path)
+    return load_model(path)
+
+
+def train(request: RunRequest, report: Report) -> bool:
+    """Runs one stage and exports its EMA weights to `out`/weights.safetensors; True when it was not interrupted.
+
+    `report(kind, figures)` is called with "loading", "training", "fitting" and "done". Raises ModelError or ImageError
+    when the request cannot be carried out.
+    """
+    checkpoint = request.out / CHECKPOINT
+    if not request.resume and checkpoint.exists():
+        raise ModelError(f"{checkpoint} exists; give --resume to go on with it or another --out")
+    if request.resume and not checkpoint.exists():
+        raise ModelError(f"there is no {checkpoint} to resume; leave --resume away to start a new run")
+    if request.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError("no CUDA device is available here; give --device cpu")
+    torch.manual_seed(request.options.seed)
+    meta = read_meta(checkpoint) if request.resume else None
+    if meta is not None:
+        saved = TrainOptions(**meta["options"])
+        budget = {name: getattr(request.options, name) for name in ("minutes", "steps")}
+        request = dataclasses.replace(request, options=dataclasses.replace(saved, **budget), config=LoocConfig.from_dict(meta["config"]))
+    store = load_store(request, report)
+    model = LoocModel(request.config) if meta is not None else starting_model(request, store)
+    if request.options.stage == "codes" and meta is None and int(model.codebook.frequencies.max()) == int(model.codebook.frequencies.min()):
+        model.to(request.device)
+        fit_codes(model, store, request.device, report)
+    trainer = Trainer(model, store, request.options, request.device)
+    if meta is not None:
+        trainer.resume(checkpoint, meta)
+    finished = trainer.run(request.out, lambda row: report("training", row))
+    take_ema(model, trainer.ema)
+    bits = fit_codes(model, store, request.device, report)
+    exported = export_weights(model, request.out / WEIGHTS, request.description)
+    report("done", {"weights": str(request.out / WEIGHTS), "fingerprint": exported.fingerprint.hex(), "bits_per_unit": bits})
+    return finished

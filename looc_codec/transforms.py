@@ -1,0 +1,178 @@
+"""Analysis and synthesis: RGB pixels ↔ latent at 1/16 resolution.
+
+Both are a linear lapped transform (one 32×32 convolution of stride 16 each way, started as the 16×16 DCT in an
+orthonormal colour space) plus residual branches whose last layers start at zero. A fresh pair is therefore a working
+transform codec, and training begins at that level instead of at noise.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN, LoocConfig
+
+KERNEL = 2 * PATCH
+OVERLAP = (KERNEL - PATCH) // 2
+
+# Luma-like axis first, then two opponent axes; rows are orthonormal so that latent and pixel MSE agree at the start.
+COLOUR_AXES = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
+
+
+def dct_kernels() -> Tensor:
+    """Basis images of the colour DCT: `(768, 3, 16, 16)` float32, orthonormal."""
+    position = torch.arange(PATCH, dtype=torch.float64)
+    dct = torch.cos(math.pi * (position[None] + 0.5) * position[:, None] / PATCH) * math.sqrt(2 / PATCH)
+    dct[0] /= math.sqrt(2)
+    colour = torch.tensor(COLOUR_AXES, dtype=torch.float64)
+    return torch.einsum("oc,ui,vj->ouvcij", colour, dct, dct).reshape(3 * PATCH**2, 3, PATCH, PATCH).float()
+
+
+def modelled_channel_order() -> Tensor:
+    """Channels of `dct_kernels` from the highest to the lowest expected energy: `(768,)` int64.
+
+    Pictures are modelled as separable AR(1) with correlation 0.95 and weaker chroma, which is close enough to real
+    photographs for choosing and grouping channels when no data is at hand.
+    """
+    kernels = dct_kernels().double().reshape(3, PATCH, PATCH, 3, PATCH, PATCH)
+    luma = kernels[0, :, :, 0] * math.sqrt(3)
+    correlation = 0.95 ** (torch.arange(PATCH)[:, None] - torch.arange(PATCH)[None]).abs().double()
+    energy = torch.einsum("uvij,ik,jl,uvkl->uv", luma, correlation, correlation, luma)
+    return torch.stack([energy, 0.08 * energy, 0.03 * energy]).flatten().argsort(descending=True)
+
+
+class QualityTable(nn.Module):
+    """A learned vector per quality, interpolated linearly between evenly spaced anchors of 1..100."""
+
+    def __init__(self, anchors: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(anchors, width))
+
+    def forward(self, quality: Tensor) -> Tensor:
+        """`quality` `(B,)` float → `(B, width, 1, 1)`."""
+        anchors = self.table.shape[0]
+        position = (quality - QUALITY_MIN) * ((anchors - 1) / (QUALITY_MAX - QUALITY_MIN))
+        low = position.floor().clamp(0, anchors - 2).long()
+        fraction = (position - low).unsqueeze(1)
+        return torch.lerp(self.table[low], self.table[low + 1], fraction)[:, :, None, None]
+
+
+class Modulation(nn.Module):
+    """Scales and shifts feature channels by quality; the identity at the start."""
+
+    def __init__(self, anchors: int, width: int) -> None:
+        super().__init__()
+        self.scale, self.shift = QualityTable(anchors, width), QualityTable(anchors, width)
+
+    def forward(self, features: Tensor, quality: Tensor) -> Tensor:
+        return features * (1 + self.scale(quality)) + self.shift(quality)
+
+
+class ResidualBlock(nn.Module):
+    """Depthwise 3×3 → 1×1 (twice as wide) → GELU → 1×1, added to its input; the identity at the start."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.expand = nn.Conv2d(width, 2 * width, 1)
+        self.project = nn.Conv2d(2 * width, width, 1)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.project(F.gelu(self.expand(self.depthwise(x))))
+
+
+def zero_conv(width_in: int, width_out: int, kernel: int) -> nn.Conv2d:
+    conv = nn.Conv2d(width_in, width_out, kernel, padding=kernel // 2)
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+def stretch(value: Tensor) -> Tensor:
+    """Signed logarithm, which brings latents of any range to network size."""
+    return value.sign() * torch.log1p(value.abs())
+
+
+class Analysis(nn.Module):
+    """Pixels `(B, 3, H, W)` of 0..255, H and W multiples of 16 → latent `(B, d, H/16, W/16)` in steps of the quality."""
+
+    def __init__(self, config: LoocConfig, order: Tensor | None = None) -> None:
+        super().__init__()
+        order = modelled_channel_order() if order is None else order
+        self.config = config
+        self.linear = nn.Parameter(F.pad(dct_kernels()[order[: config.channels]], (OVERLAP,) * 4))
+        self.log_gain = QualityTable(config.quality_anchors, config.channels)
+        with torch.no_grad():
+            qualities = torch.linspace(QUALITY_MIN, QUALITY_MAX, config.quality_anchors)
+            self.log_gain.table.copy_(torch.tensor([-math.log(config.step(q)) for q in qualities])[:, None])
+        (wide, fine), (wide_blocks, fine_blocks) = config.analysis_widths, config.analysis_blocks
+        self.branch = bool(wide_blocks or fine_blocks)
+        if self.branch:
+            self.patches = nn.Conv2d(3, fine, 8, stride=8)
+            self.fine = nn.Sequential(*(ResidualBlock(fine) for _ in range(fine_blocks)))
+            self.down = nn.Conv2d(fine, wide, 2, stride=2)
+            self.entry = nn.Conv2d(config.channels, wide, 1)
+            self.modulation = Modulation(config.quality_anchors, wide)
+            self.wide = nn.Sequential(*(ResidualBlock(wide) for _ in range(wide_blocks)))
+            self.head = zero_conv(wide, config.channels, 1)
+
+    def forward(self, pixels: Tensor, quality: Tensor) -> Tensor:
+        centred = pixels - 128
+        gain = self.log_gain(quality).exp()
+        # Wide channels span hundreds of steps, more than bfloat16 resolves: the linear path stays in float32.
+        with torch.autocast(pixels.device.type, enabled=False):
+            latent = F.conv2d(F.pad(centred, (OVERLAP,) * 4, mode="replicate"), self.linear, stride=PATCH) * gain
+        if self.branch:
+            features = self.down(self.fine(self.patches(centred / 64))) + self.entry(stretch(latent))
+            latent = latent + self.head(self.wide(self.modulation(features, quality)))
+        return latent
+
+
+class Synthesis(nn.Module):
+    """Dequantised latent in steps `(B, d, h, w)` → pixels `(B, 3, 16h, 16w)`, unclamped, 0..255 scale."""
+
+    def __init__(self, config: LoocConfig, order: Tensor | None = None) -> None:
+        super().__init__()
+        order = modelled_channel_order() if order is None else order
+        self.config = config
+        self.linear = nn.Parameter(F.pad(dct_kernels()[order[: config.channels]], (OVERLAP,) * 4))
+        self.log_step = QualityTable(config.quality_anchors, config.channels)
+        with torch.no_grad():
+            qualities = torch.linspace(QUALITY_MIN, QUALITY_MAX, config.quality_anchors)
+            self.log_step.table.copy_(torch.tensor([math.log(config.step(q)) for q in qualities])[:, None])
+        self.branch = any(config.synthesis_blocks)
+        if self.branch:
+            (w16, w8, w4), (n16, n8, n4) = config.synthesis_widths, config.synthesis_blocks
+            self.entry = nn.Conv2d(config.channels, w16, 1)
+            self.modulation16 = Modulation(config.quality_anchors, w16)
+            self.blocks16 = nn.Sequential(*(ResidualBlock(w16) for _ in range(n16)))
+            self.head16 = zero_conv(w16, config.channels, 1)
+            self.up8 = nn.Conv2d(w16, 4 * w8, 1)
+            self.blocks8 = nn.Sequential(*(ResidualBlock(w8) for _ in range(n8)))
+            self.up4 = nn.Conv2d(w8, 4 * w4, 1)
+            self.entry4 = nn.Conv2d(48, w4, 3, padding=1)
+            self.modulation4 = Modulation(config.quality_anchors, w4)
+            self.blocks4 = nn.Sequential(*(ResidualBlock(w4) for _ in range(n4)))
+            self.head4 = zero_conv(w4, 48, 3)
+
+    def forward(self, latent: Tensor, quality: Tensor) -> Tensor:
+        step = self.log_step(quality).exp()
+        if self.branch:
+            # The quantisation error grows with the step, so the corrections are learned in units of it.
+            strength = step.mean(1, keepdim=True)
+            features = self.blocks16(self.modulation16(self.entry(stretch(latent)), quality))
+            latent = latent + self.head16(features)
+        with torch.autocast(latent.device.type, enabled=False):
+            pixels = F.conv_transpose2d(latent.float() * step, self.linear, stride=PATCH)
+        pixels = pixels[:, :, OVERLAP:-OVERLAP, OVERLAP:-OVERLAP]
+        if self.branch:
+            features = self.blocks8(F.pixel_shuffle(self.up8(features), 2))
+            features = F.pixel_shuffle(self.up4(features), 2) + self.entry4(F.pixel_unshuffle(pixels / 64, 4))
+            features = self.blocks4(self.modulation4(features, quality))
+            pixels = pixels + F.pixel_shuffle(self.head4(features), 4) * (strength / 16)
+        return pixels + 128

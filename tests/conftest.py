@@ -1,0 +1,49 @@
+"""Fixtures shared by all tests: tiny seeded models, made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def tiny_config(**changes):
+    from looc_codec.config import LoocConfig
+
+    values = dict(
+        name="tiny", channels=24, codebook_size=64, groups=(8, 16), hyper_channels=4, prior_width=8, scale_classes=12,
+        analysis_widths=(8, 8), analysis_blocks=(1, 1), synthesis_widths=(8, 8, 8), synthesis_blocks=(1, 1, 1),
+    )
+    return LoocConfig(**(values | changes))
+
+
+def build_tiny_model(**changes):
+    """A LooC-VAE of a few thousand weights with non-trivial, seeded values everywhere and a frozen integer core."""
+    from looc_codec.model import LoocModel
+    from looc_codec.training.codes import CodeFitter
+
+    generator = torch.Generator().manual_seed(5)
+    model = LoocModel(tiny_config(**changes))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("linear") or "log_gain" in name or "log_step" in name:
+                continue
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * (0.3 if name.startswith("prior.") else 0.02))
+    CodeFitter(model).start(torch.full((model.config.hyper_classes, model.config.codevector_dim), 2.0))
+    model.freeze_core()
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    return build_tiny_model()
+
+
+@pytest.fixture(scope="session")
+def tiny_model_file(tiny_model, tmp_path_factory) -> Path:
+    from looc_codec.model import save_model
+
+    path = tmp_path_factory.mktemp("models") / "looc-tiny.safetensors"
+    save_model(tiny_model, path)
+    return path

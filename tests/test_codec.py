@@ -1,0 +1,134 @@
+"""Pictures ↔ bytes with a tiny model: sizes, tiles, models, checks."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from looc_codec import codec, container
+from looc_codec.errors import FormatError, ImageError, LimitError, ModelError
+from looc_codec.metrics import psnr_db
+
+
+def photo(width: int, height: int, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    channels = [128 + 90 * np.sin(x / 13 + k) * np.cos(y / 19 - k) + generator.normal(0, 5, (height, width)) for k in range(3)]
+    return np.clip(np.stack(channels, -1), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("quality", [1, 50, 100])
+def test_decoder_gets_the_encoders_latent_exactly(tiny_model, quality):
+    latent = codec.analyse(photo(150, 90), quality, tiny_model)
+    segments, checksum, latent_hat = codec.encode_latent(latent, quality, tiny_model)
+    assert torch.equal(codec.decode_latent(segments, checksum, *latent.shape[1:], quality, tiny_model), latent_hat)
+
+
+def test_codes_follow_the_latent(tiny_model):
+    latent = codec.analyse(photo(160, 128), 60, tiny_model)
+    _, _, latent_hat = codec.encode_latent(latent, 60, tiny_model)
+    error = latent - latent_hat / 16
+    assert error.abs().mean() < 0.6, "a quantised latent is within about half a step of the latent"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (16, 16), (17, 33), (15, 31), (300, 2), (2, 300), (129, 257)])
+def test_any_size_comes_back_with_its_size(tiny_model, size):
+    rgb = photo(*size)
+    data = codec.compress(rgb, quality=40, model=tiny_model)
+    back = codec.decompress(data, model=tiny_model)
+    assert back.size == size and back.mode == "RGB"
+
+
+def test_every_size_up_to_40(tiny_model):
+    for width in range(1, 41, 3):
+        for height in range(1, 41):
+            data = codec.compress(photo(width, height), quality=30, model=tiny_model)
+            assert codec.decompress(data, model=tiny_model).size == (width, height)
+
+
+def test_tiles_make_no_difference(tiny_model):
+    rgb = photo(500, 300)
+    whole = codec.analyse(rgb, 70, tiny_model, tile=1000)
+    tiled = codec.analyse(rgb, 70, tiny_model, tile=8)
+    assert (whole - tiled).abs().max() < 1e-3
+    latent_hat = codec.encode_latent(whole, 70, tiny_model)[2]
+    one, many = (codec.synthesise(latent_hat, (300, 500), 70, tiny_model, tile=tile) for tile in (1000, 8))
+    assert np.abs(one.astype(int) - many.astype(int)).max() <= 1
+    reference = psnr_db(rgb, one)
+    assert abs(reference - psnr_db(rgb, many)) < 0.02
+
+
+def test_higher_quality_is_larger_and_better(tiny_model):
+    rgb = photo(200, 150)
+    sizes, levels = [], []
+    for quality in (5, 35, 65, 95):
+        data = codec.compress(rgb, quality=quality, model=tiny_model)
+        sizes.append(len(data))
+        levels.append(psnr_db(rgb, np.asarray(codec.decompress(data, model=tiny_model))))
+    assert sizes == sorted(sizes) and levels == sorted(levels)
+
+
+def test_pillow_images_arrays_and_streams_are_taken(tiny_model, tmp_path):
+    rgb = photo(40, 30)
+    data = codec.compress(Image.fromarray(rgb), quality=50, model=tiny_model)
+    assert data == codec.compress(rgb, quality=50, model=tiny_model)
+    path = tmp_path / "a.looc"
+    path.write_bytes(data)
+    with path.open("rb") as stream:
+        assert codec.decompress(stream, model=tiny_model).size == (40, 30)
+
+
+@pytest.mark.parametrize("quality", [0, 101, 50.5, "50", None])
+def test_wrong_quality_is_refused(tiny_model, quality):
+    with pytest.raises(ImageError, match="quality"):
+        codec.compress(photo(20, 20), quality=quality, model=tiny_model)
+
+
+@pytest.mark.parametrize("array", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), "photo.png"])
+def test_wrong_inputs_are_refused(tiny_model, array):
+    with pytest.raises(ImageError):
+        codec.compress(array, model=tiny_model)
+
+
+def test_model_files_are_found_and_checked(tiny_model, tiny_model_file, tmp_path):
+    data = codec.compress(photo(30, 30), model=str(tiny_model_file))
+    assert container.unpack(data).fingerprint == tiny_model.fingerprint
+    with pytest.raises(ModelError, match="fingerprint|installed|model"):
+        codec.decompress(data)
+    damaged = bytearray(tiny_model_file.read_bytes())
+    damaged[-20] ^= 255
+    other = tmp_path / "damaged.safetensors"
+    other.write_bytes(damaged)
+    with pytest.raises(ModelError):
+        model = codec.load_model(other)
+        codec.decompress(data, model=model)
+
+
+def test_wrong_codes_are_noticed_by_the_code_checksum(tiny_model):
+    data = codec.compress(photo(64, 64), quality=80, model=tiny_model)
+    file = container.unpack(data)
+    payload = bytearray(file.segments[1])
+    payload[len(payload) // 2] ^= 16
+    forged = container.pack(dataclasses.replace(file, segments=(file.segments[0], bytes(payload), *file.segments[2:])))
+    with pytest.raises(FormatError, match="checksum|damaged"):
+        codec.decompress(forged, model=tiny_model)
+    with pytest.raises(FormatError):
+        codec.verify(forged, model=tiny_model)
+    codec.verify(data, model=tiny_model)
+
+
+def test_pixel_limit_holds_before_anything_is_decoded(tiny_model):
+    data = codec.compress(photo(64, 64), model=tiny_model)
+    with pytest.raises(LimitError):
+        codec.decompress(data, model=tiny_model, max_pixels=4095)
+
+
+def test_wrong_number_of_segments_is_refused(tiny_model):
+    file = container.unpack(codec.compress(photo(32, 32), model=tiny_model))
+    forged = container.pack(dataclasses.replace(file, segments=file.segments[:-1]))
+    with pytest.raises(FormatError, match="segments"):
+        codec.decompress(forged, model=tiny_model)

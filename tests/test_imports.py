@@ -1,0 +1,95 @@
+"""Imports point downwards only: the layers of the package, read from its source."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "looc_codec"
+
+# From top to bottom; a module may import modules of lower layers, and of its own folder.
+LAYERS = (
+    {"__main__"},
+    {"cli"},
+    {"report", "training", "pillow_plugin"},
+    {"codec"},
+    {"model"},
+    {"quantizers", "prior", "transforms", "data"},
+    {"entropy", "container", "images", "metrics", "files", "registry", "config"},
+    {"errors"},
+)
+LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+
+
+def package_imports(path: Path) -> set[str]:
+    """The parts of looc_codec that a module imports anywhere, functions included; TYPE_CHECKING blocks left out."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    parts = set()
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            pytest.fail(f"{path}: relative import; write the full name")
+        else:
+            continue
+        parts |= {name.split(".")[1] for name in names if name.startswith("looc_codec.")}
+    return parts
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if "weights" not in path.parts)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downwards(path):
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if own == "__init__":
+        # The package's front names what codec and errors define.
+        assert package_imports(path) <= {"codec", "errors"}
+        return
+    assert own in LEVEL, f"looc_codec/{own} has no layer yet: add it to LAYERS in this test"
+    for part in package_imports(path) - {own, "__version__"}:
+        assert LEVEL[part] >= LEVEL[own], f"{path} imports looc_codec.{part}, which lies above it"
+        # Two parts of one layer may build on each other (prior on quantizers), but never in a circle.
+        if LEVEL[part] == LEVEL[own]:
+            assert own not in all_imports_of(part), f"looc_codec.{own} and looc_codec.{part} import each other"
+
+
+def all_imports_of(part: str) -> set[str]:
+    paths = [PACKAGE / f"{part}.py"] if (PACKAGE / f"{part}.py").exists() else sorted((PACKAGE / part).rglob("*.py"))
+    return set().union(*(package_imports(path) for path in paths))
+
+
+FORBIDDEN = {
+    "entropy": {"torch", "PIL"},
+    "container": {"torch", "numpy", "PIL"},
+    "images": {"torch"},
+    "files": {"torch"},
+    "registry": {"torch", "numpy", "safetensors"},
+    "errors": {"torch", "numpy", "PIL"},
+    "transforms": {"PIL", "constriction"},
+}
+
+
+@pytest.mark.parametrize("part", FORBIDDEN)
+def test_light_modules_stay_light(part):
+    tree = ast.parse((PACKAGE / f"{part}.py").read_text())
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add((node.module or "").partition(".")[0])
+    assert not imported & FORBIDDEN[part]

@@ -1,0 +1,141 @@
+"""Training on a handful of generated pictures: it learns, stops, resumes exactly and exports."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_config
+from PIL import Image
+from test_codec import photo
+
+from looc_codec import codec
+from looc_codec.data import PictureStore, load_pictures
+from looc_codec.errors import ImageError, ModelError
+from looc_codec.model import LoocModel, load_model
+from looc_codec.training.codes import latent_of, units_of
+from looc_codec.training.loop import Trainer, TrainOptions
+from looc_codec.training.run import CHECKPOINT, WEIGHTS, RunRequest, train
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures")
+    for index in range(4):
+        Image.fromarray(photo(96, 80, seed=index)).save(path / f"{index}.png")
+    return path
+
+
+def options(**changes):
+    return TrainOptions(**(dict(minutes=None, steps=6, batch=2, crop=32, prior_only_share=0.3, log_every=2, warmup_steps=2) | changes))
+
+
+def request(folder, out, **changes):
+    values = dict(data=folder, out=out, config=tiny_config(), options=options())
+    return RunRequest(**(values | changes))
+
+
+def silent(kind, row):
+    pass
+
+
+def state_of(trainer):
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def test_resume_gives_the_weights_of_an_uninterrupted_run(folder, tmp_path):
+    store = PictureStore(load_pictures(folder, min_side=32))
+
+    def trainer():
+        torch.manual_seed(3)
+        return Trainer(LoocModel(tiny_config()), store, options(steps=8))
+
+    whole = trainer()
+    for _ in range(8):
+        whole.step()
+    first = trainer()
+    for _ in range(4):
+        first.step()
+    first.save(tmp_path)
+    from looc_codec.training.checkpoint import read_meta
+
+    second = trainer()
+    torch.rand(100)
+    second.resume(tmp_path / CHECKPOINT, read_meta(tmp_path / CHECKPOINT))
+    for _ in range(4):
+        second.step()
+    for (name, expected), got in zip(state_of(whole).items(), state_of(second).values(), strict=True):
+        assert torch.equal(expected, got), name
+    assert all(torch.equal(whole.ema[name], second.ema[name]) for name in whole.ema)
+
+
+def test_training_lowers_the_loss(folder):
+    torch.manual_seed(0)
+    store = PictureStore(load_pictures(folder, min_side=32))
+    trainer = Trainer(LoocModel(tiny_config()), store, options(steps=120, batch=4, prior_only_share=0.0, prior_rate=5e-3))
+    losses = [float(trainer.step()["loss"].mean()) for _ in range(120)]
+    assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:10])
+
+
+def test_two_stages_and_export_make_a_working_codec(folder, tmp_path):
+    assert train(request(folder, tmp_path / "a", options=options(steps=20)), silent)
+    rows = list(csv.DictReader((tmp_path / "a" / "log.csv").open()))
+    assert len(rows) == 10 and float(rows[-1]["bpp"]) > 0
+    second = request(folder, tmp_path / "b", init=tmp_path / "a" / CHECKPOINT, options=options(stage="codes", steps=6, prior_only_share=0.0))
+    assert train(second, silent)
+    model = load_model(tmp_path / "b" / WEIGHTS)
+    rgb = photo(70, 50, seed=9)
+    data = codec.compress(rgb, quality=70, model=model)
+    assert codec.decompress(data, model=model).size == (70, 50)
+    again = request(folder, tmp_path / "c", init=tmp_path / "b" / WEIGHTS, options=options(steps=2, prior_only_share=0.0))
+    assert train(again, silent)
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_resumes(folder, tmp_path):
+    calls = []
+
+    def interrupt(kind, row):
+        calls.append(kind)
+        if calls.count("training") == 1:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    store_request = request(folder, out, options=options(steps=10))
+    assert train(store_request, lambda kind, row: interrupt(kind, row)) is False
+    assert (out / CHECKPOINT).exists()
+    with pytest.raises(ModelError, match="resume"):
+        train(store_request, silent)
+    resumed = request(folder, out, options=options(steps=10), resume=True)
+    assert train(resumed, silent) is True
+
+
+def test_units_and_latents_are_inverse():
+    latent = torch.randn(2, 6, 3, 5)
+    assert torch.equal(latent_of(units_of(latent, 2), latent.shape), latent)
+
+
+def test_crops_come_from_the_pictures(folder):
+    pictures = load_pictures(folder, min_side=32)
+    store = PictureStore(pictures)
+    crop = store.crops(3, 32, torch.Generator().manual_seed(0))
+    assert crop.shape == (3, 3, 32, 32) and crop.dtype == torch.float32
+    shrunk = store.crops(3, 32, torch.Generator().manual_seed(0), shrink=0.6)
+    assert shrunk.shape == (3, 3, 32, 32) and 0 <= shrunk.min() and shrunk.max() <= 255
+    marked = [np.full((40, 40, 3), 7, np.uint8), np.full((60, 50, 3), 9, np.uint8)]
+    values = PictureStore(marked).crops(64, 32, torch.Generator().manual_seed(1)).amax((1, 2, 3))
+    assert set(values.tolist()) == {7.0, 9.0}, "no crop may mix two pictures"
+
+
+def test_kodak_is_refused_as_training_data(tmp_path):
+    Image.fromarray(photo(40, 40)).save(tmp_path / "kodim01.png")
+    with pytest.raises(ImageError, match="Kodak"):
+        load_pictures(tmp_path, min_side=16)
+
+
+def test_missing_data_and_missing_checkpoint_are_one_sentence(folder, tmp_path):
+    with pytest.raises(ImageError, match="not a folder"):
+        train(request(tmp_path / "nowhere", tmp_path / "x"), silent)
+    with pytest.raises(ModelError, match="no .* to resume"):
+        train(request(folder, tmp_path / "y", resume=True), silent)
