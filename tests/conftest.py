@@ -12,7 +12,7 @@ def tiny_config(**changes):
     from looc_codec.config import LoocConfig
 
     values = dict(
-        name="tiny", channels=24, codebook_size=64, groups=(8, 16), hyper_channels=4, prior_width=8, scale_classes=12,
+        name="tiny", channels=24, codebook_size=64, groups=(8, 16), hyper_channels=4, prior_width=8,
         analysis_widths=(8, 8), analysis_blocks=(1, 1), synthesis_widths=(8, 8, 8), synthesis_blocks=(1, 1, 1),
     )
     return LoocConfig(**(values | changes))
@@ -29,7 +29,9 @@ def build_tiny_model(**changes):
         for name, parameter in model.named_parameters():
             if name.endswith("linear") or "log_gain" in name or "log_step" in name:
                 continue
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * (0.3 if name.startswith("prior.") else 0.02))
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * (0.1 if name.startswith("prior.") else 0.02))
+        # Spreads of about ten steps at most, as a trained prior would expect of such pictures.
+        model.prior.quality_log_scale.table += torch.linspace(-1.0, 2.5, len(model.prior.quality_log_scale.table))[:, None]
     CodeFitter(model).start(torch.full((model.config.hyper_classes, model.config.codevector_dim), 2.0))
     model.freeze_core()
     return model.eval().requires_grad_(False)
@@ -47,3 +49,7 @@ def tiny_model_file(tiny_model, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("models") / "looc-tiny.safetensors"
     save_model(tiny_model, path)
     return path
+
+
+def pytest_addoption(parser):
+    parser.addoption("--regenerate-golden", action="store_true", help="write tests/golden anew (new format versions only)")

@@ -109,10 +109,10 @@ def run_batch(
                 if debug:
                     traceback.print_exception(failure)
                 record.error = one_sentence(failure)
-                fail(f"{_shown(job.input)}: {record.error}" if _names_missing(record) else record.error)
+                fail(f"{shown(job.input)}: {record.error}" if _names_missing(record) else record.error)
             elif not quiet:
                 for notice in record.notices:
-                    note(f"looc: {_shown(job.input)}: {notice}")
+                    note(f"looc: {shown(job.input)}: {notice}")
                 if not as_json:
                     note(describe(record))
             if as_json:
@@ -133,11 +133,12 @@ def record_file(record: Record, header: Container | Header, size_bytes: int) -> 
 
 def _names_missing(record: Record) -> bool:
     """Whether the error sentence leaves out which file it is about."""
-    return record.input != "-" and os.path.basename(record.input) not in (record.error or "")
+    return record.input != STANDARD_STREAM and os.path.basename(record.input) not in (record.error or "")
 
 
-def _shown(name: str) -> str:
-    return "standard input" if name == "-" else name
+def shown(name: str) -> str:
+    """The name of a file, or words for the standard stream `-`."""
+    return "standard stream" if name == STANDARD_STREAM else name
 
 
 class _NoBar:
@@ -161,7 +162,7 @@ class _Bar:
         self.task = progress.add_task(verb, total=total, done=0, count=len(jobs))
 
     def begin(self, job: Job) -> None:
-        self.progress.update(self.task, description=f"{self.verb} {_shown(os.path.basename(job.input))}")
+        self.progress.update(self.task, description=f"{self.verb} {shown(os.path.basename(job.input))}")
 
     def finish(self, job: Job) -> None:
         self.done += 1

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from looc_codec.cli.batch import Job, Record, plan_jobs, record_file, run_batch
+from looc_codec.cli.batch import Job, Record, plan_jobs, record_file, run_batch, shown
 from looc_codec.cli.options import (
     DEFAULT_MAX_PIXELS,
     Device,
@@ -77,6 +77,6 @@ def decompress(
 def _describe(record: Record) -> str:
     after = f" -> {size_text(record.picture_bytes)}" if record.picture_bytes else ""
     return (
-        f"{record.input} -> {record.output}  {record.width} x {record.height}"
+        f"{shown(os.path.basename(record.input))} -> {shown(record.output)}  {record.width} x {record.height}"
         f"  {size_text(record.bytes)}{after}  {record.bpp:.3f} bpp  {record.seconds:.2f} s"
     )

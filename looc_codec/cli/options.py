@@ -30,7 +30,7 @@ OutputOption = Annotated[
     ),
 ]
 ModelOption = Annotated[
-    str | None, typer.Option("-m", "--model", help="Name of an installed model or path of a model file.", show_default=False)
+    str | None, typer.Option("-m", "--model", help="Name or path of a model. Default: photo, for .looc files the one they name.", show_default=False)
 ]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where the transforms run.")]
 ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")]

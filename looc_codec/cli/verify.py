@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from looc_codec.cli.batch import Job, Record, record_file, run_batch
+from looc_codec.cli.batch import Job, Record, record_file, run_batch, shown
 from looc_codec.cli.options import DEFAULT_MAX_PIXELS, JsonOption, MaxPixelsOption, ModelOption, QuietOption
 from looc_codec.cli.streams import read_looc_bytes
 from looc_codec.registry import find_by_fingerprint, find_model
@@ -44,4 +44,4 @@ def verify(
 
 
 def _describe(record: Record) -> str:
-    return f"{record.input}: correct  {record.width} x {record.height}  {record.bpp:.3f} bpp  {record.seconds:.2f} s"
+    return f"{shown(record.input)}: correct  {record.width} x {record.height}  {record.bpp:.3f} bpp  {record.seconds:.2f} s"

@@ -49,6 +49,7 @@ class CodeFitter:
         self.book = model.codebook
         self.observed = 0
         self.counts = self.sums = self.totals = None
+        self.bits_per_unit = math.nan
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
@@ -122,8 +123,8 @@ class CodeFitter:
                 report(index)
         return torch.cat(units) / LATENT_ONE, torch.cat(rows)
 
-    def fit(self, units: Tensor, rows: Tensor, rounds: int = 5) -> float:
-        """LBG rounds on gathered residuals; returns the mean bits per unit under the fitted tables."""
+    def fit(self, units: Tensor, rows: Tensor, rounds: int = 5) -> None:
+        """LBG rounds on gathered residuals; `bits_per_unit` is then the mean rate under the tables before the last."""
         if self.counts is None:
             hyper = rows >= self.config.latent_classes
             index = rows[hyper] - self.config.latent_classes
@@ -131,12 +132,10 @@ class CodeFitter:
             number = torch.bincount(index, minlength=self.config.hyper_classes).clamp_min(1)
             square.index_add_(0, index, units[hyper] ** 2)
             self.start((square / number[:, None]).sqrt().clamp_min(0.05))
-        bits = math.inf
         for _ in range(rounds):
             self.forget()
-            bits = self.count(units, rows)
+            self.bits_per_unit = self.count(units, rows)
             self.refresh()
-        return bits
 
     def forget(self) -> None:
         """Empties the running counts and centroid sums."""

@@ -64,7 +64,7 @@ def distortion_weight(config: LoocConfig, quality: Tensor) -> Tensor:
 def measured_channel_order(store: PictureStore, count: int = 256) -> Tensor:
     """DCT channels from the highest to the lowest energy on `count` crops of the training pictures: `(768,)` int64."""
     generator = torch.Generator(store.pixels.device).manual_seed(1)
-    crops = store.crops(count, 128, generator) - 128
+    crops = store.crops(count, min(128, store.smallest // PATCH * PATCH), generator) - 128
     latent = torch.nn.functional.conv2d(crops, dct_kernels().to(crops.device), stride=PATCH)
     return latent.square().mean((0, 2, 3)).argsort(descending=True).cpu()
 
@@ -73,7 +73,7 @@ def measured_channel_order(store: PictureStore, count: int = 256) -> Tensor:
 def start_scales_from_data(model: LoocModel, store: PictureStore, count: int = 64) -> None:
     """Starts the prior's log scale of each channel and quality at the channel's own spread, half of it predicted."""
     generator = torch.Generator(store.pixels.device).manual_seed(2)
-    crops = store.crops(count, 128, generator)
+    crops = store.crops(count, min(128, store.smallest // PATCH * PATCH), generator)
     anchors = model.config.quality_anchors
     for index, quality in enumerate(torch.linspace(QUALITY_MIN, QUALITY_MAX, anchors)):
         latent = model.analysis(crops, quality.expand(count).to(crops.device))
@@ -82,16 +82,19 @@ def start_scales_from_data(model: LoocModel, store: PictureStore, count: int = 6
 
 
 class Trainer:
-    """Model, optimizer, EMA and counters of one run; `run` trains until the budget is spent or it is interrupted."""
+    """Model, optimizer, EMA and counters of one run; `run` trains until the budget is spent or it is interrupted.
 
-    def __init__(self, model: LoocModel, store: PictureStore, options: TrainOptions, device: str = "cpu") -> None:
+    With a fitted `codes` the run is of stage "codes", else of stage "continuous".
+    """
+
+    def __init__(self, model: LoocModel, store: PictureStore, options: TrainOptions, device: str = "cpu", codes: CodeFitter | None = None) -> None:
         if (options.minutes is None) == (options.steps is None):
             raise ModelError("give a training run either a number of minutes or a number of steps")
         self.store, self.options, self.device = store, options, device
         self.model = model.to(device)
         for transform in (model.analysis, model.synthesis):
             transform.to(memory_format=torch.channels_last)
-        self.codes = CodeFitter(model, device) if options.stage == "codes" else None
+        self.codes = codes
         groups = self.parameter_groups()
         fused = device != "cpu"
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=fused)
@@ -168,7 +171,7 @@ class Trainer:
     def step(self) -> dict[str, Tensor]:
         progress = self.progress()
         self.set_rates(progress)
-        prior_only = self.options.stage == "continuous" and progress < self.options.prior_only_share
+        prior_only = progress < self.options.prior_only_share
         pixels, quality = self.draw()
         figures = self.joint_step(pixels, quality, prior_only)
         self.optimizer.zero_grad(set_to_none=True)
@@ -244,8 +247,8 @@ class Trainer:
 
     def resume(self, path: Path, meta: dict) -> None:
         """Goes on from a checkpoint of the same run: weights, moments, EMA, random states and counters."""
-        self.ema, extra = load_checkpoint(path, self.model, self.optimizer, self.generators)
-        self.ema = {name: value.to(self.device) for name, value in self.ema.items()}
+        ema, extra = load_checkpoint(path, self.model, self.optimizer, self.generators)
+        self.ema = {name: ema[name].to(self.device) for name in self.ema}
         self.step_count, self.seconds_used, self.pictures_seen = meta["step_count"], meta["seconds_used"], meta["pictures_seen"]
         if self.codes is not None:
             self.codes.restore(extra)

@@ -68,10 +68,8 @@ def model_of(path: Path) -> LoocModel:
         model.core_tensors = None
         return model.train().requires_grad_(True)
     model = LoocModel(LoocConfig.from_dict(meta["config"]))
-    ema, extra = load_checkpoint(path, model, None, {})
+    ema, _ = load_checkpoint(path, model, None, {})
     take_ema(model, ema)
-    if extra:
-        CodeFitter(model).restore(extra)
     return model
 
 
@@ -81,16 +79,15 @@ def take_ema(model: LoocModel, ema: dict[str, torch.Tensor]) -> None:
             parameter.copy_(ema[name])
 
 
-def fit_codes(model: LoocModel, store: PictureStore, device: str, report: Report, *, batches: int = FIT_BATCHES, crop: int = 192, rounds: int = 6) -> float:
-    """Fits the shared codebook and tables to a model: plain rounding first, then its own codes. Mean bits per unit."""
+def fit_codes(model: LoocModel, store: PictureStore, device: str, report: Report, *, batches: int = FIT_BATCHES, crop: int = 192, rounds: int = 6) -> CodeFitter:
+    """Fits the shared codebook and tables to a model: plain rounding first, then its own codes."""
     fitter = CodeFitter(model, device)
     generator = torch.Generator(device).manual_seed(3)
-    bits = 0.0
-    for number in range(2):
-        units, rows = fitter.gather(store, generator, batches if number else batches // 3, crop=min(crop, store.smallest),
-                                    report=lambda index: report("fitting", {"round": number, "batch": index, "batches": batches}))
-        bits = fitter.fit(units, rows, rounds)
-    return bits
+    for number, part in enumerate((batches // 3, batches)):
+        units, rows = fitter.gather(store, generator, max(1, part), crop=min(crop, store.smallest // 16 * 16),
+                                    report=lambda index, number=number, part=part: report("fitting", {"round": number, "batch": index, "batches": part}))
+        fitter.fit(units, rows, rounds)
+    return fitter
 
 
 def export_weights(model: LoocModel, path: Path, description: str) -> LoocModel:
@@ -124,15 +121,16 @@ def train(request: RunRequest, report: Report) -> bool:
         request = dataclasses.replace(request, options=dataclasses.replace(saved, **budget), config=LoocConfig.from_dict(meta["config"]))
     store = load_store(request, report)
     model = LoocModel(request.config) if meta is not None else starting_model(request, store)
-    if request.options.stage == "codes" and meta is None and int(model.codebook.frequencies.max()) == int(model.codebook.frequencies.min()):
-        model.to(request.device)
-        fit_codes(model, store, request.device, report)
-    trainer = Trainer(model, store, request.options, request.device)
+    model.to(request.device)
+    codes = None
+    if request.options.stage == "codes":
+        codes = CodeFitter(model, request.device) if meta is not None else fit_codes(model, store, request.device, report)
+    trainer = Trainer(model, store, request.options, request.device, codes)
     if meta is not None:
         trainer.resume(checkpoint, meta)
     finished = trainer.run(request.out, lambda row: report("training", row))
     take_ema(model, trainer.ema)
-    bits = fit_codes(model, store, request.device, report)
+    codes = fit_codes(model, store, request.device, report)
     exported = export_weights(model, request.out / WEIGHTS, request.description)
-    report("done", {"weights": str(request.out / WEIGHTS), "fingerprint": exported.fingerprint.hex(), "bits_per_unit": bits})
+    report("done", {"weights": str(request.out / WEIGHTS), "fingerprint": exported.fingerprint.hex(), "bits_per_unit": codes.bits_per_unit})
     return finished

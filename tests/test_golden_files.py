@@ -1,0 +1,59 @@
+"""Stored files of every format version keep decoding to the stored codes, whatever changes around them.
+
+`pytest --regenerate-golden` writes the files anew; only a new format version or a first release may do that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import build_tiny_model
+from test_codec import photo
+
+from looc_codec import codec, container
+from looc_codec.metrics import psnr_db
+from looc_codec.model import load_model, save_model
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = {"v1-70x50-q15": (70, 50, 15), "v1-70x50-q90": (70, 50, 90), "v1-1x1-q50": (1, 1, 50), "v1-33x130-q60": (33, 130, 60)}
+
+
+def codes_of(data: bytes, model) -> str:
+    file = container.unpack(data)
+    latent_hat = codec.decode_latent(file.segments, file.code_checksum, *codec.grid_size(file.width, file.height), file.quality, model)
+    return hashlib.sha256(latent_hat.numpy().astype("<i4").tobytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def golden(request):
+    if request.config.getoption("--regenerate-golden"):
+        GOLDEN.mkdir(exist_ok=True)
+        save_model(build_tiny_model(), GOLDEN / "looc-golden.safetensors")
+        model = load_model(GOLDEN / "looc-golden.safetensors")
+        expected = {}
+        for name, (width, height, quality) in CASES.items():
+            data = codec.compress(photo(width, height), quality=quality, model=model)
+            (GOLDEN / f"{name}.looc").write_bytes(data)
+            expected[name] = codes_of(data, model)
+        (GOLDEN / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+    return load_model(GOLDEN / "looc-golden.safetensors"), json.loads((GOLDEN / "expected.json").read_text())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stored_file_decodes_to_the_stored_codes(golden, name):
+    model, expected = golden
+    data = (GOLDEN / f"{name}.looc").read_bytes()
+    assert codes_of(data, model) == expected[name]
+    width, height, _ = CASES[name]
+    back = codec.decompress(data, model=model)
+    assert back.size == (width, height)
+
+
+def test_stored_pictures_still_look_like_the_original(golden):
+    model, _ = golden
+    back = codec.decompress((GOLDEN / "v1-70x50-q90.looc").read_bytes(), model=model)
+    assert psnr_db(photo(70, 50), np.asarray(back)) > 15
