@@ -141,15 +141,11 @@ def encode_latent(latent: Tensor, quality: int, model: LoocModel, *, lagrangian:
 
     def code(step: CodingStep, rows: Tensor, mean: Tensor) -> Tensor:
         target = step.units(hyper if step.hyper else fixed, config.codevector_dim)
-        first, second = book.pick(target - mean, rows, lagrangian)
-        wide = first >= 0
-        digits, digit_rows = first[wide].numpy(), book.first_digit_row[rows[wide]].numpy()
-        encoder = encoders[step.segment]
-        encoder.append(digits, digit_rows)
-        encoder.append(second.numpy(), rows.numpy())
-        checksum.update(digits)
-        checksum.update(second.numpy())
-        return (mean + book.value(first, second, rows)).clamp(-LATENT_LIMIT, LATENT_LIMIT)
+        digits = book.pick(target - mean, rows, lagrangian)
+        for symbols, table_rows in book.symbols(digits, rows):
+            encoders[step.segment].append(symbols.numpy(), table_rows.numpy())
+            checksum.update(symbols.numpy())
+        return (mean + book.value(digits, rows)).clamp(-LATENT_LIMIT, LATENT_LIMIT)
 
     latent_hat = model.prior.traverse(height, width, quality, code)
     return tuple(encoder.finish() for encoder in encoders), checksum.value, latent_hat
@@ -168,15 +164,12 @@ def decode_latent(segments: tuple[bytes, ...], code_checksum: int, height: int, 
     checksum = CodeChecksum()
 
     def code(step: CodingStep, rows: Tensor, mean: Tensor) -> Tensor:
-        wide = book.digit_factor[rows] > 1
-        decoder = decoders[step.segment]
-        digits = decoder.read(book.first_digit_row[rows[wide]].numpy())
-        second = decoder.read(rows.numpy())
-        checksum.update(digits)
-        checksum.update(second)
-        first = torch.full_like(rows, -1)
-        first[wide] = torch.from_numpy(digits).long()
-        return (mean + book.value(first, torch.from_numpy(second).long(), rows)).clamp(-LATENT_LIMIT, LATENT_LIMIT)
+        def read(table_rows: Tensor) -> Tensor:
+            symbols = decoders[step.segment].read(table_rows.numpy())
+            checksum.update(symbols)
+            return torch.from_numpy(symbols).long()
+
+        return (mean + book.value(book.read(rows, read), rows)).clamp(-LATENT_LIMIT, LATENT_LIMIT)
 
     latent_hat = model.prior.traverse(height, width, quality, code)
     if checksum.value != code_checksum:

@@ -6,11 +6,17 @@ residual against the prior's mean, and how: k = argmin |r - c_k|² + lambda * bi
 
 A unit whose context row is wider than the codebook is written in two digits of the same book: r = G c_k1 + c_k2, with
 G = 2, 4, 8 or 16 fixed by the row. That is residual quantisation with one book, to a depth that the context decides.
+
+A unit that its row did not expect so far out is escaped: the symbol K says that two digits with G = 16 follow. Without
+it the few units beyond the codebook's reach carried 85-95% of the squared error of a fine quantiser (measured at
+quality 100 on two pictures); with it the reach is 16 times the codebook's, whatever the context said.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +33,9 @@ HIGH_RATE_LAMBDA = 2 * math.log(2) / 12
 GRID_PER_STEP = 4
 SHORTLIST = 16
 CHUNK = 1 << 16
+ESCAPE_FACTOR = 16
+ESCAPE_ERROR = 1.0
+"""Squared error (steps²) from which the encoder considers an escape; nearer units cannot gain by it."""
 
 
 def lattice(dim: int, size: int) -> Tensor:
@@ -48,11 +57,23 @@ def lattice(dim: int, size: int) -> Tensor:
     return points[points.norm(dim=1).argsort(stable=True)[:size]].clone()
 
 
+@dataclass(frozen=True)
+class Digits:
+    """Codes of n units: `first` `(n,)` is -1 where a unit has no first digit; `second` `(n,)` is K where it is escaped.
+    `coarse` and `fine` `(escaped,)` are the digits of the escaped units in order. All int64."""
+
+    first: Tensor
+    second: Tensor
+    coarse: Tensor
+    fine: Tensor
+
+
 class SharedCodebook(nn.Module):
-    """Codevectors `(K, d*)` int32 (1/16 steps), table bank `(rows, K)` int32, digit factor per fine row.
+    """Codevectors `(K, d*)` int32 (1/16 steps), table bank `(rows, K + 1)` int32, digit factor per fine row.
 
     Fine rows are the latent classes followed by the hyper classes; a row with a digit factor above 1 also has a row of
-    first digits, whose number is `first_digit_row` (-1 where there is none).
+    first digits, whose number is `first_digit_row` (-1 where there is none). The last two rows hold the coarse and the
+    fine digits of escaped units. The last column is the escape symbol.
     """
 
     def __init__(self, config: LoocConfig) -> None:
@@ -61,12 +82,15 @@ class SharedCodebook(nn.Module):
         fine_rows = config.latent_classes + config.hyper_classes
         self.codevectors = (lattice(config.codevector_dim, config.codebook_size) * FIXED_ONE).round().to(torch.int32)
         self.set_digits(torch.ones(fine_rows, dtype=torch.int32))
-        uniform = torch.full((fine_rows, config.codebook_size), 1.0)
-        self.set_tables(uniform)
+        self.set_tables(torch.ones(self.rows, config.codebook_size + 1))
 
     @property
     def fine_rows(self) -> int:
         return len(self.digit_factor)
+
+    @property
+    def rows(self) -> int:
+        return self.fine_rows + int((self.digit_factor > 1).sum()) + 2
 
     @property
     def reach(self) -> float:
@@ -80,7 +104,7 @@ class SharedCodebook(nn.Module):
         self.first_digit_row = torch.where(wide, wide.long().cumsum(0) - 1 + len(digit_factor), torch.tensor(-1))
 
     def set_tables(self, weights: Tensor) -> None:
-        """Integer frequencies from positive weights `(rows, K)`: each >= 1, each row adding up to 2^24."""
+        """Integer frequencies from positive weights `(rows, K + 1)`: each >= 1, each row adding up to 2^24."""
         weights = weights.double().clamp_min(0)
         room = 2**TABLE_BITS - weights.shape[1]
         frequencies = 1 + torch.floor(weights / weights.sum(1, keepdim=True).clamp_min(1e-30) * room).to(torch.int64)
@@ -99,6 +123,7 @@ class SharedCodebook(nn.Module):
         """Derives the search aids: costs in bits, float codevectors, shortlists of the nearest codevectors by cell."""
         self.bits = (TABLE_BITS - torch.log2(self.frequencies.double())).float()
         self.steps = self.codevectors.float() / FIXED_ONE
+        self.padded = torch.cat([self.codevectors, torch.zeros_like(self.codevectors[:1])])
         self.cheapest = self.frequencies.argmax(1)
         self.shortlists: Tensor | None = None
         dim = self.config.codevector_dim
@@ -112,7 +137,7 @@ class SharedCodebook(nn.Module):
 
     def to_device(self, device: torch.device | str) -> SharedCodebook:
         """Moves the search aids for training on an accelerator; the stored integers go along."""
-        for name in ("codevectors", "digit_factor", "first_digit_row", "frequencies", "bits", "cheapest", "steps", "shortlists"):
+        for name in ("codevectors", "digit_factor", "first_digit_row", "frequencies", "bits", "padded", "cheapest", "steps", "shortlists"):
             value = getattr(self, name)
             setattr(self, name, value.to(device) if value is not None else None)
         return self
@@ -135,7 +160,7 @@ class SharedCodebook(nn.Module):
         chosen = []
         for part, part_rows in zip(residual.split(CHUNK), rows.split(CHUNK), strict=True):
             if self.shortlists is None:
-                cost = (self.steps**2).sum(1) - 2 * part @ self.steps.T + lagrangian * self.bits[part_rows]
+                cost = (self.steps**2).sum(1) - 2 * part @ self.steps.T + lagrangian * self.bits[part_rows, :-1]
                 chosen.append(cost.argmin(1))
                 continue
             cells = self.cells(part)
@@ -148,26 +173,62 @@ class SharedCodebook(nn.Module):
             chosen.append(best)
         return torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.int64, device=residual.device)
 
-    def pick(self, residual: Tensor, rows: Tensor, lagrangian: float = HIGH_RATE_LAMBDA) -> tuple[Tensor, Tensor]:
-        """Digits of residuals `(n, d*)` (1/16 steps, fractions allowed) in their rows: first digits `(n,)`, -1 where a unit has
-        only one, and second digits `(n,)`."""
+    def pick(self, residual: Tensor, rows: Tensor, lagrangian: float = HIGH_RATE_LAMBDA) -> Digits:
+        """Digits of residuals `(n, d*)` (1/16 steps, fractions allowed) in their rows, by cost in distortion and bits."""
         residual = residual.float() / FIXED_ONE
         factor = self.digit_factor[rows]
-        wide = factor > 1
+        wide = (factor > 1).nonzero().flatten()
         first = torch.full_like(rows, -1)
-        if wide.any():
+        left = residual
+        if len(wide):
             scale = factor[wide].float()[:, None]
             first[wide] = self.choose(residual[wide] / scale, self.first_digit_row[rows[wide]], lagrangian / 16)
-            residual = residual.clone()
-            residual[wide] -= scale * self.steps[first[wide]]
-        return first, self.choose(residual, rows, lagrangian)
+            left = residual.clone()
+            left[wide] -= scale * self.steps[first[wide]]
+        second = self.choose(left, rows, lagrangian)
+        error = (left - self.steps[second]).square().sum(1)
+        far = ((error > ESCAPE_ERROR) & (factor < ESCAPE_FACTOR)).nonzero().flatten()
+        coarse, fine, escaped = self.escape(residual[far], lagrangian)
+        size = len(self.steps)
+        spent = self.bits[rows[far], second[far]]
+        spent = spent + torch.where(first[far] >= 0, self.bits[self.first_digit_row[rows[far]], first[far].clamp_min(0)], torch.zeros_like(spent))
+        gain = error[far] + lagrangian * spent > escaped + lagrangian * self.bits[rows[far], size]
+        second[far[gain]] = size
+        return Digits(first, second, coarse[gain], fine[gain])
 
-    def value(self, first: Tensor, second: Tensor, rows: Tensor) -> Tensor:
-        """Integer residuals `(n, d*)` int32 (1/16 steps) of the digits: G c_k1 + c_k2. Exact."""
-        value = self.codevectors[second]
-        wide = (first >= 0)[:, None]
-        coarse = self.digit_factor[rows][:, None] * self.codevectors[first.clamp_min(0)]
-        return torch.where(wide, value + coarse, value)
+    def escape(self, residual: Tensor, lagrangian: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Coarse and fine digits of residuals `(n, d*)` in steps written by escape, and their costs `(n,)`."""
+        rows = torch.full((len(residual),), self.rows - 2, dtype=torch.int64, device=residual.device)
+        coarse = self.choose(residual / ESCAPE_FACTOR, rows, lagrangian / 16)
+        left = residual - ESCAPE_FACTOR * self.steps[coarse]
+        fine = self.choose(left, rows + 1, lagrangian)
+        cost = (left - self.steps[fine]).square().sum(1) + lagrangian * (self.bits[rows, coarse] + self.bits[rows + 1, fine])
+        return coarse, fine, cost
+
+    def symbols(self, digits: Digits, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What is written for a step's units, in order: pairs of symbols and their table rows."""
+        wide = digits.first >= 0
+        escape_row = torch.full_like(digits.coarse, self.rows - 2)
+        return [
+            (digits.first[wide], self.first_digit_row[rows[wide]]), (digits.second, rows), (digits.coarse, escape_row), (digits.fine, escape_row + 1)
+        ]
+
+    def read(self, rows: Tensor, read: Callable[[Tensor], Tensor]) -> Digits:
+        """The digits of a step's units; `read(table_rows)` returns the next symbols. The inverse of `symbols`."""
+        wide = self.digit_factor[rows] > 1
+        first = torch.full_like(rows, -1)
+        first[wide] = read(self.first_digit_row[rows[wide]])
+        second = read(rows)
+        escape_row = torch.full((int((second == len(self.codevectors)).sum()),), self.rows - 2, dtype=torch.int64)
+        return Digits(first, second, read(escape_row), read(escape_row + 1))
+
+    def value(self, digits: Digits, rows: Tensor) -> Tensor:
+        """Integer residuals `(n, d*)` int32 (1/16 steps) of the digits: G c_first + c_second. Exact."""
+        value = self.padded[digits.second]
+        wide = (digits.first >= 0)[:, None]
+        value = torch.where(wide, value + self.digit_factor[rows][:, None] * self.padded[digits.first.clamp_min(0)], value)
+        value[digits.second == len(self.codevectors)] = ESCAPE_FACTOR * self.padded[digits.coarse] + self.padded[digits.fine]
+        return value
 
     def export(self) -> dict[str, Tensor]:
         return {
@@ -180,12 +241,11 @@ class SharedCodebook(nn.Module):
         """Takes the tensors of `export`, checking that they form a legal bank."""
         codevectors, frequencies = tensors["codevectors"].to(torch.int32), tensors["frequencies"].to(torch.int32)
         self.set_digits(tensors["digit_factor"].to(torch.int32))
-        rows = self.fine_rows + int((self.digit_factor > 1).sum())
         config = self.config
         legal = (
             codevectors.shape == (config.codebook_size, config.codevector_dim)
             and self.fine_rows == config.latent_classes + config.hyper_classes
-            and frequencies.shape == (rows, config.codebook_size)
+            and frequencies.shape == (self.rows, config.codebook_size + 1)
             and int(frequencies.min()) >= 1
             and bool((frequencies.sum(1, dtype=torch.int64) == 2**TABLE_BITS).all())
         )

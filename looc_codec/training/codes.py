@@ -16,12 +16,14 @@ from looc_codec.config import QUALITY_MAX, QUALITY_MIN
 from looc_codec.data import PictureStore
 from looc_codec.model import LoocModel
 from looc_codec.prior import ACTIVATION_ONE, LATENT_ONE, RATIO_LOG_WIDTH, SCALE_LOG_LOW, SCALE_LOG_WIDTH, unit_classes
-from looc_codec.quantizers.codebook import HIGH_RATE_LAMBDA, SharedCodebook
+from looc_codec.quantizers.codebook import ESCAPE_FACTOR, HIGH_RATE_LAMBDA, SharedCodebook
 
 LARGEST_DIGIT_FACTOR = 16
 REACH_IN_DEVIATIONS = 3.6
 """A row is "wider than the codebook" when this many standard deviations exceed the longest codevector."""
 PSEUDO_COUNT = 30.0
+ESCAPE_SHARE = 1e-3
+ESCAPE_DEVIATION = 32.0
 FLOOR_COUNT = 1e-3
 REFRESH_STEPS = 100
 DECAY_PER_REFRESH = 0.8
@@ -93,16 +95,20 @@ class CodeFitter:
         book.to_device(self.device)
 
     def gaussian_tables(self) -> Tensor:
-        """Probability of each codevector if a unit were Gaussian of its row's nominal deviation: `(rows, K)` float32."""
+        """Probability of each codevector if a unit were Gaussian of its row's nominal deviation: `(rows, K + 1)` float32,
+        with a small share of escapes."""
         book, factor = self.book, self.book.digit_factor.cpu().float()
         wide = factor > 1
         steps = book.codevectors.cpu().float() / LATENT_ONE
         # A second digit is spread over the cell of the first, which is about factor steps wide.
         fine = torch.where(wide[:, None], 0.4 * factor[:, None].expand_as(self.deviation), self.deviation)
         first = self.deviation[wide] / factor[wide, None]
-        spread = torch.cat([fine, first])
+        escape = torch.tensor([[ESCAPE_DEVIATION / ESCAPE_FACTOR], [0.4 * ESCAPE_FACTOR]]).expand(-1, fine.shape[1])
+        spread = torch.cat([fine, first, escape])
         exponent = -(steps[None] ** 2 / (2 * (spread[:, None] ** 2 + 0.08))).sum(-1)
-        return torch.softmax(exponent, 1)
+        escaped = torch.zeros(len(spread), 1)
+        escaped[: len(fine)] = ESCAPE_SHARE
+        return torch.cat([torch.softmax(exponent, 1), escaped], 1)
 
     @torch.no_grad()
     def gather(self, store: PictureStore, generator: torch.Generator, batches: int, batch: int = 8, crop: int = 192,
@@ -141,24 +147,25 @@ class CodeFitter:
         """Empties the running counts and centroid sums."""
         rows, size = self.book.frequencies.shape
         self.counts = torch.zeros(rows, size, device=self.device)
-        self.sums = torch.zeros(size, self.config.codevector_dim, device=self.device)
-        self.totals = torch.zeros(size, device=self.device)
+        self.sums = torch.zeros(size - 1, self.config.codevector_dim, device=self.device)
+        self.totals = torch.zeros(size - 1, device=self.device)
 
     @torch.no_grad()
     def count(self, units: Tensor, rows: Tensor) -> float:
         """Codes residual units (steps) and adds them to the counts; returns their mean bits."""
         book, bits = self.book, 0.0
         for part, part_rows in zip(units.split(1 << 18), rows.split(1 << 18), strict=True):
-            first, second = book.pick(part * LATENT_ONE, part_rows, self.lagrangian)
-            wide = first >= 0
+            digits = book.pick(part * LATENT_ONE, part_rows, self.lagrangian)
             size = self.counts.shape[1]
-            first_rows = book.first_digit_row[part_rows[wide]]
-            for row, code in ((part_rows, second), (first_rows, first[wide])):
+            for code, row in book.symbols(digits, part_rows):
                 self.counts += torch.bincount(row * size + code, minlength=self.counts.numel()).view_as(self.counts)
                 bits += float(book.bits[row, code].sum())
-            coarse = torch.where(wide[:, None], book.digit_factor[part_rows][:, None] * book.steps[first.clamp_min(0)], torch.zeros_like(part))
-            self.sums.index_add_(0, second, part - coarse)
-            self.totals += torch.bincount(second, minlength=size)
+            # Centroids are of what the last digit of a unit stands for.
+            value = book.value(digits, part_rows).float() / LATENT_ONE
+            last = digits.second.clone()
+            last[digits.second == len(book.steps)] = digits.fine
+            self.sums.index_add_(0, last, part - value + book.steps[last])
+            self.totals += torch.bincount(last, minlength=len(self.totals))
         return bits / max(1, len(units))
 
     def refresh(self) -> None:
@@ -181,8 +188,8 @@ class CodeFitter:
         def quantise(residual: Tensor, log_scale: Tensor, hyper: bool) -> Tensor:
             rows = self.hyper_rows_of(quality, residual.shape) if hyper else self.rows_of(log_scale)
             units = units_of(residual.float(), self.config.codevector_dim)
-            first, second = self.book.pick(units, rows, self.lagrangian)
-            return latent_of(self.book.value(first, second, rows).float(), residual.shape)
+            value = self.book.value(self.book.pick(units, rows, self.lagrangian), rows)
+            return latent_of(value.float(), residual.shape)
 
         return quantise
 
