@@ -5,8 +5,9 @@ one power-of-two scale per output channel, and every sum stays below 2^24, so pr
 order of summation, the thread count or the instruction set (docs/FORMAT.md, "Arithmetic"). Training runs the very same
 layers with straight-through rounding: what is trained is what is shipped.
 
-Order of decoding: the hyper codes at 1/32 resolution, then the channel groups, each in two checkerboard halves
-("anchors", whose row + column is even, then the others).
+Order of decoding: the hyper codes at 1/32 resolution, then the channel groups, each level by level (`LEVELS`). Most
+groups have two levels, the halves of a checkerboard. The first group, whose low frequencies are most of a small file,
+has five: every fourth position of every fourth row, then the positions halfway between known ones, again and again.
 
 Units of integers: latents and means are in 1/16 quantisation steps, activations and log scales in 1/32.
 """
@@ -71,9 +72,9 @@ class IntegerConv2d(nn.Module):
     allow); after `freeze` they are the stored integers.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int, gain_bits: int = 0) -> None:
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, gain_bits: int = 0, dilation: int = 1) -> None:
         super().__init__()
-        self.kernel, self.gain_bits = kernel, gain_bits
+        self.kernel, self.gain_bits, self.dilation = kernel, gain_bits, dilation
         self.weight = nn.Parameter(torch.empty(channels_out, channels_in, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(channels_out))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
@@ -109,7 +110,7 @@ class IntegerConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, h, w)` whole numbers → whole numbers, before any clipping."""
         weight, bias = self.frozen or self.scaled()
-        return round_half_up(F.conv2d(x, weight, bias, padding=self.kernel // 2))
+        return round_half_up(F.conv2d(x, weight, bias, padding=self.kernel // 2 * self.dilation, dilation=self.dilation))
 
     def export(self, prefix: str) -> dict[str, Tensor]:
         """int8 weights, int32 biases, int8 exponents; raises ModelError when a sum could reach 2^24."""
@@ -144,9 +145,9 @@ def clipped(x: Tensor) -> Tensor:
 class StepNet(nn.Module):
     """Context `(B, C, h, w)` → mean (1/16 steps) and log scale (1/32) of the `width_out` latents of one coding step."""
 
-    def __init__(self, channels_in: int, width: int, width_out: int, depth: int) -> None:
+    def __init__(self, channels_in: int, width: int, width_out: int, depth: int, dilation: int = 1) -> None:
         super().__init__()
-        self.entry = IntegerConv2d(channels_in, width, 3)
+        self.entry = IntegerConv2d(channels_in, width, 3, dilation=dilation)
         self.hidden = nn.ModuleList(IntegerConv2d(width, width, 1) for _ in range(depth))
         self.mean = IntegerConv2d(width, width_out, 1, gain_bits=1)
         self.log_scale = IntegerConv2d(width, width_out, 1)
@@ -161,35 +162,77 @@ class StepNet(nn.Module):
         return self.mean(features.float()), self.log_scale(features.float())
 
 
+@dataclass(frozen=True)
+class Level:
+    """One level of a group's coding order: which positions, and where their four nearest known neighbours lie.
+
+    `belongs(row, column)` works on index tensors; `neighbours` are (row, column) offsets, none for a first level.
+    `dilation` spreads the network's 3x3 window so that it meets the known positions.
+    """
+
+    belongs: Callable[[Tensor, Tensor], Tensor]
+    neighbours: tuple[tuple[int, int], ...] = ()
+    dilation: int = 1
+
+
+def diagonal(distance: int) -> tuple[tuple[int, int], ...]:
+    return tuple((row, column) for row in (-distance, distance) for column in (-distance, distance))
+
+
+def axial(distance: int) -> tuple[tuple[int, int], ...]:
+    return ((-distance, 0), (distance, 0), (0, -distance), (0, distance))
+
+
+CHECKERBOARD = (
+    Level(lambda row, column: (row + column) % 2 == 0),
+    Level(lambda row, column: (row + column) % 2 == 1, axial(1)),
+)
+PYRAMID = (
+    Level(lambda row, column: (row % 4 == 0) & (column % 4 == 0)),
+    Level(lambda row, column: (row % 4 == 2) & (column % 4 == 2), diagonal(2), 2),
+    Level(lambda row, column: (row % 2 == 0) & (column % 2 == 0) & ((row + column) % 4 == 2), axial(2), 2),
+    Level(lambda row, column: (row % 2 == 1) & (column % 2 == 1), diagonal(1)),
+    Level(lambda row, column: (row + column) % 2 == 1, axial(1)),
+)
+
+
+def levels_of_group(index: int) -> tuple[Level, ...]:
+    return PYRAMID if index == 0 else CHECKERBOARD
+
+
+def level_masks(levels: tuple[Level, ...], height: int, width: int, device: torch.device | str = "cpu") -> list[Tensor]:
+    """Positions of each level: `(h, w)` bool; together they cover the grid once."""
+    rows = torch.arange(height, device=device)[:, None].expand(height, width)
+    columns = torch.arange(width, device=device)[None].expand(height, width)
+    return [level.belongs(rows, columns) for level in levels]
+
+
 class NeighbourMean(nn.Module):
-    """Linear prediction of a non-anchor latent from its four anchors, per channel, in exact integers.
+    """Linear prediction of a latent from its four nearest known neighbours, per channel, in exact integers.
 
     Means of wide channels span hundreds of steps, which the companded network input cannot resolve. Weights are
     multiples of 1/128 of at most 127/128, so four products stay below 4 * 127 * 32767 < 2^24.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, offsets: tuple[tuple[int, int], ...]) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(channels, 4))
+        self.offsets = offsets
+        self.weight = nn.Parameter(torch.zeros(channels, len(offsets)))
 
     def integers(self) -> Tensor:
         return round_half_up(self.weight * 2**NEIGHBOUR_BITS).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
 
-    def forward(self, anchors: Tensor) -> Tensor:
-        """`anchors` `(B, C, h, w)` integer latents, zero where not an anchor → integer means (1/16 steps)."""
+    def forward(self, known: Tensor) -> Tensor:
+        """`known` `(B, C, h, w)` integer latents, zero where not known yet → integer means (1/16 steps)."""
+        height, width = known.shape[2:]
+        reach = max(max(abs(row), abs(column)) for row, column in self.offsets)
         weight = self.integers()[:, :, None, None]
-        padded = F.pad(anchors, (1, 1, 1, 1))
-        total = (
-            weight[:, 0] * padded[:, :, :-2, 1:-1] + weight[:, 1] * padded[:, :, 2:, 1:-1]
-            + weight[:, 2] * padded[:, :, 1:-1, :-2] + weight[:, 3] * padded[:, :, 1:-1, 2:]
+        padded = F.pad(known, (reach,) * 4)
+        total = sum(
+            weight[:, index] * padded[:, :, reach + row : reach + row + height, reach + column : reach + column + width]
+            for index, (row, column) in enumerate(self.offsets)
         )
         return round_half_up(total * 2.0**-NEIGHBOUR_BITS)
-
-
-def checkerboard(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """1 where row + column is even: `(1, 1, h, w)` float32."""
-    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
-    return ((rows[:, None] + columns[None] + 1) % 2).float()[None, None]
 
 
 def gaussian_bits(residual: Tensor, scale: Tensor) -> Tensor:
@@ -255,12 +298,15 @@ class Prior(nn.Module):
         self.hyper_fine = IntegerConv2d(width, width, 3)
         self.quality_features = QualityTable(config.quality_anchors, width)
         self.quality_log_scale = QualityTable(config.quality_anchors, config.channels)
-        self.anchor_nets, self.other_nets, self.neighbours = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.nets, self.neighbours = nn.ModuleList(), nn.ModuleList()
         before = 0
-        for group in config.groups:
-            self.anchor_nets.append(StepNet(width + before, width, group, config.prior_depth))
-            self.other_nets.append(StepNet(width + before + group, width, group, config.prior_depth))
-            self.neighbours.append(NeighbourMean(group))
+        for index, group in enumerate(config.groups):
+            levels = levels_of_group(index)
+            own = [0] + [group] * (len(levels) - 1)
+            self.nets.append(nn.ModuleList(
+                StepNet(width + before + known, width, group, config.prior_depth, level.dilation) for level, known in zip(levels, own, strict=True)
+            ))
+            self.neighbours.append(nn.ModuleList(NeighbourMean(group, level.neighbours) for level in levels[1:]))
             before += group
         self.tables: dict[str, Tensor] | None = None
 
@@ -276,6 +322,18 @@ class Prior(nn.Module):
         """Companded hyper codes and `(B, W, 1, 1)` integer quality features → `(B, W, h, w)` activations."""
         features = clipped(F.pixel_shuffle(self.hyper_entry(hyper_companded), 2)[:, :, :height, :width])
         return clipped(self.hyper_fine(features) + quality_features)
+
+    def step(self, group: int, level: int, context: Tensor, group_hat: Tensor, companded: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean (1/16 steps) and log scale (1/32, without the quality's base) of one level of a group.
+
+        `context` holds hyper features and earlier groups, `group_hat` what is known of this group (integer latents,
+        zero elsewhere); `companded` is the same companded, computed here where it is not given.
+        """
+        if level == 0:
+            return self.nets[group][0](context)
+        own = compand(group_hat) if companded is None else companded
+        mean, log_scale = self.nets[group][level](torch.cat([context, own.to(context.dtype)], 1))
+        return mean + self.neighbours[group][level - 1](group_hat), log_scale
 
     # --- training -------------------------------------------------------------------------------------------------
 
@@ -309,23 +367,20 @@ class Prior(nn.Module):
         base = round_half_up(self.quality_log_scale(quality) * ACTIVATION_ONE)
         features = self.hyper_features(compand(hyper_hat), quality_features, height, width)
 
-        mask = checkerboard(height, width, latent.device)
         context, bits, before = [features], 0.0, 0
         latents_hat, residuals, log_scales = [], [], []
         for index, group in enumerate(self.config.groups):
             target, group_base = fixed[:, before : before + group].float(), base[:, before : before + group]
             known = torch.cat(context, 1)
-            mean_a, scale_a = self.anchor_nets[index](known)
-            scale_a = scale_a + group_base
-            residual_a = target - mean_a
-            anchors = ((mean_a + coded(residual_a, scale_a, False)).clamp(-LATENT_LIMIT, LATENT_LIMIT) * mask).detach()
-            mean_o, scale_o = self.other_nets[index](torch.cat([known, compand(anchors).to(known.dtype)], 1))
-            mean_o, scale_o = mean_o + self.neighbours[index](anchors), scale_o + group_base
-            residual = torch.where(mask > 0, residual_a, target - mean_o)
-            log_scale = torch.where(mask > 0, scale_a, scale_o)
-            mean = target - residual
-            group_hat = torch.where(mask > 0, anchors, mean + coded(residual, log_scale, False)).detach()
-            group_hat = group_hat.clamp(-LATENT_LIMIT, LATENT_LIMIT)
+            levels = levels_of_group(index)
+            group_hat = residual = log_scale = torch.zeros_like(target)
+            for number, mask in enumerate(level_masks(levels, height, width, latent.device)):
+                mean, scale = self.step(index, number, known, group_hat)
+                scale = scale + group_base
+                residual = torch.where(mask, target - mean, residual)
+                log_scale = torch.where(mask, scale, log_scale)
+                coded_hat = mean + coded(target - mean, scale, False)
+                group_hat = torch.where(mask, coded_hat.clamp(-LATENT_LIMIT, LATENT_LIMIT), group_hat).detach()
             bits = bits + bits_of(residual, log_scale)
             context.append(compand(group_hat).to(known.dtype))
             latents_hat.append(group_hat)
@@ -379,31 +434,27 @@ class Prior(nn.Module):
         )
 
         count = height * width
-        even = checkerboard(height, width).flatten() > 0
-        halves = (even.nonzero().flatten(), (~even).nonzero().flatten())
         base = self.tables["quality_log_scale"][quality - QUALITY_MIN, :, None, None]
         latent_hat = torch.zeros(config.channels, count, dtype=torch.int32)
-        context = torch.zeros(1, config.prior_width + config.channels, height, width)
-        context = context.contiguous(memory_format=torch.channels_last)
+        context = torch.empty(1, config.prior_width + config.channels, height, width).contiguous(memory_format=torch.channels_last)
         context[:, : config.prior_width] = features
         before = 0
         for index, group in enumerate(config.groups):
             channels = slice(before, before + group)
             known, end = config.prior_width + before, config.prior_width + before + group
-            for positions, net in zip(halves, (self.anchor_nets[index], self.other_nets[index]), strict=True):
+            for number, mask in enumerate(level_masks(levels_of_group(index), height, width)):
+                positions = mask.flatten().nonzero().flatten()
                 if not len(positions):
                     continue
-                is_anchor = net is self.anchor_nets[index]
-                mean, log_scale = net(context[:, : known if is_anchor else end])
-                if not is_anchor:
-                    mean = mean + self.neighbours[index](latent_hat[channels].view(1, group, height, width).float())
+                group_hat = latent_hat[channels].view(1, group, height, width)
+                mean, log_scale = self.step(index, number, context[:, :known], group_hat.float(), companded(group_hat))
                 log_scale = log_scale + base[channels]
                 step = CodingStep(1 + index, False, channels, positions)
                 local = CodingStep(1 + index, False, slice(0, group), positions)
                 rows = unit_classes(local.units(log_scale.view(group, count), dim), config)
                 mean_units = local.units(mean.view(group, count), dim).to(torch.int32)
                 step.place(code(step, rows, mean_units), latent_hat)
-                context[:, known:end] = companded(latent_hat[channels]).view(1, group, height, width)
+            context[:, known:end] = companded(latent_hat[channels]).view(1, group, height, width)
             before += group
         return latent_hat.view(config.channels, height, width)
 
@@ -412,14 +463,17 @@ class Prior(nn.Module):
     def integer_layers(self) -> dict[str, IntegerConv2d]:
         return {name: module for name, module in self.named_modules() if isinstance(module, IntegerConv2d)}
 
+    def neighbour_means(self) -> dict[str, NeighbourMean]:
+        return {name: module for name, module in self.named_modules() if isinstance(module, NeighbourMean)}
+
     @torch.no_grad()
     def export(self) -> dict[str, Tensor]:
         """The format-critical integers: layers, neighbour weights, quality tables, companding."""
         tensors: dict[str, Tensor] = {}
         for name, layer in self.integer_layers().items():
             tensors |= layer.export(name)
-        for index, neighbour in enumerate(self.neighbours):
-            tensors[f"neighbours.{index}"] = neighbour.integers().to(torch.int8)
+        for name, neighbour in self.neighbour_means().items():
+            tensors[name] = neighbour.integers().to(torch.int8)
         qualities = torch.arange(QUALITY_MIN, QUALITY_MAX + 1).float()
         for name in ("quality_features", "quality_log_scale"):
             values = round_half_up(getattr(self, name)(qualities)[:, :, 0, 0] * ACTIVATION_ONE)
@@ -432,8 +486,8 @@ class Prior(nn.Module):
         """Takes the integers of `export` and freezes the prior to them."""
         for name, layer in self.integer_layers().items():
             layer.restore(tensors, name)
-        for index, neighbour in enumerate(self.neighbours):
-            neighbour.weight.copy_(tensors[f"neighbours.{index}"].float() / 2**NEIGHBOUR_BITS)
+        for name, neighbour in self.neighbour_means().items():
+            neighbour.weight.copy_(tensors[name].float() / 2**NEIGHBOUR_BITS)
         qualities = torch.arange(QUALITY_MIN, QUALITY_MAX + 1)
         for name in ("quality_features", "quality_log_scale"):
             # Anchors are read back off the stored rows, so that training can go on from a weights file.

@@ -12,9 +12,11 @@ from looc_codec.prior import (
     IntegerConv2d,
     NeighbourMean,
     Prior,
-    checkerboard,
+    axial,
     compand,
     companding_table,
+    level_masks,
+    levels_of_group,
     round_half_up,
     unit_classes,
 )
@@ -78,7 +80,7 @@ def test_exported_sums_stay_below_the_limit_for_random_layers():
 
 
 def test_neighbour_mean_is_exact_at_the_extremes():
-    layer = NeighbourMean(2)
+    layer = NeighbourMean(2, axial(1))
     with torch.no_grad():
         layer.weight.fill_(2.0)
     anchors = torch.full((1, 2, 4, 4), 32767.0)
@@ -154,9 +156,19 @@ def test_traverse_does_not_depend_on_how_sums_are_computed(variation):
     assert all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(trace, expected_trace, strict=True))
 
 
-def test_checkerboard_has_anchors_where_row_plus_column_is_even():
-    board = checkerboard(3, 4)[0, 0]
-    assert board[0, 0] == 1 and board[0, 1] == 0 and board[1, 1] == 1 and board.sum() == 6
+@pytest.mark.parametrize("group", [0, 1])
+@pytest.mark.parametrize("size", [(1, 1), (9, 14), (2, 3)])
+def test_levels_cover_the_grid_once_and_neighbours_are_known(group, size):
+    levels = levels_of_group(group)
+    masks = level_masks(levels, *size)
+    assert torch.equal(sum(mask.long() for mask in masks), torch.ones(size, dtype=torch.int64))
+    known = torch.zeros(size, dtype=torch.bool)
+    for level, mask in zip(levels, masks, strict=True):
+        for row, column in mask.nonzero().tolist():
+            for dy, dx in level.neighbours:
+                if 0 <= row + dy < size[0] and 0 <= column + dx < size[1]:
+                    assert known[row + dy, column + dx], "a neighbour must be decoded before it predicts"
+        known |= mask
 
 
 def test_training_forward_reaches_every_parameter():

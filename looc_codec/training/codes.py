@@ -17,6 +17,7 @@ from looc_codec.data import PictureStore
 from looc_codec.model import LoocModel
 from looc_codec.prior import ACTIVATION_ONE, LATENT_ONE, RATIO_LOG_WIDTH, SCALE_LOG_LOW, SCALE_LOG_WIDTH, unit_classes
 from looc_codec.quantizers.codebook import ESCAPE_FACTOR, HIGH_RATE_LAMBDA, SharedCodebook
+from looc_codec.quantizers.units import latent_of, units_of
 
 LARGEST_DIGIT_FACTOR = 16
 REACH_IN_DEVIATIONS = 3.6
@@ -27,19 +28,6 @@ ESCAPE_DEVIATION = 32.0
 FLOOR_COUNT = 1e-3
 REFRESH_STEPS = 100
 DECAY_PER_REFRESH = 0.8
-
-
-def units_of(latent: Tensor, dim: int) -> Tensor:
-    """`(B, C, h, w)` → `(B * C/dim * h * w, dim)`."""
-    batch, channels, height, width = latent.shape
-    return latent.view(batch, channels // dim, dim, height, width).permute(0, 1, 3, 4, 2).reshape(-1, dim)
-
-
-def latent_of(units: Tensor, shape: torch.Size) -> Tensor:
-    """Inverse of `units_of` for a latent of `shape` `(B, C, h, w)`."""
-    batch, channels, height, width = shape
-    dim = units.shape[1]
-    return units.view(batch, channels // dim, height, width, dim).permute(0, 1, 4, 2, 3).reshape(shape)
 
 
 class CodeFitter:
