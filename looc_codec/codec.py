@@ -89,9 +89,8 @@ def analyse(rgb: np.ndarray, quality: int, model: LoocModel, *, tile: int = TILE
             y0, y1, x0, x1 = max(0, top - halo), min(height, bottom + halo), max(0, left - halo), min(width, right + halo)
             part = rgb[y0 * PATCH : y1 * PATCH, x0 * PATCH : x1 * PATCH]
             missing = ((0, (y1 - y0) * PATCH - part.shape[0]), (0, (x1 - x0) * PATCH - part.shape[1]), (0, 0))
-            if missing[0][1] or missing[1][1]:
-                part = np.pad(part, missing, mode="edge")
-            pixels = torch.from_numpy(np.ascontiguousarray(part)).to(device).permute(2, 0, 1)[None].float()
+            # np.pad copies, which also makes the pixels writable, as torch wants them.
+            pixels = torch.from_numpy(np.pad(part, missing, mode="edge")).to(device).permute(2, 0, 1)[None].float()
             coded = model.analysis(pixels.contiguous(memory_format=torch.channels_last), level)[0].cpu()
             latent[:, top:bottom, left:right] = coded[:, top - y0 : bottom - y0, left - x0 : right - x0]
     return latent

@@ -94,6 +94,8 @@ def save_model(model: LoocModel, path: Path, *, half: bool = True) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata={"looc": json.dumps(meta, sort_keys=True)})
+    # safetensors writes private files; a model installed by one user is for all of them.
+    path.chmod(0o644)
 
 
 def float_state(model: LoocModel) -> dict[str, Tensor]:

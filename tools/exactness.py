@@ -2,8 +2,8 @@
 
     python tools/exactness.py --images ../shared/data/kodak --qualities 20,50,85 [--python OTHER/bin/python ...]
 
-Every variant encodes all pictures (its own files) and decodes the files of every other variant; the codes (the
-quantised latent) must agree bit for bit, and pixels within one level. `--python` adds interpreters with other torch
+The first and the last variant encode all pictures, and every variant decodes the files of both; the codes (the
+quantised latent) must agree bit for bit, and the pixels (compared at the middle quality) within one level. `--python` adds interpreters with other torch
 releases; they need only torch, numpy, pillow, constriction, safetensors, typer and rich. Exit code 1 on any mismatch.
 """
 
@@ -45,8 +45,9 @@ def work(arguments: argparse.Namespace) -> None:
             file = container.unpack(path.read_bytes())
             grid = codec.grid_size(file.width, file.height)
             latent_hat = codec.decode_latent(file.segments, file.code_checksum, *grid, file.quality, model)
-            rgb = codec.synthesise(latent_hat, (file.height, file.width), file.quality, model)
-            np.save(Path(arguments.pixels) / f"{path.stem}.npy", rgb)
+            if file.quality == sorted(arguments.qualities)[len(arguments.qualities) // 2]:
+                rgb = codec.synthesise(latent_hat, (file.height, file.width), file.quality, model)
+                np.save(Path(arguments.pixels) / f"{path.stem}.npy", rgb)
             result["codes"][path.stem] = hashlib.sha256(latent_hat.numpy().tobytes()).hexdigest()
     print(json.dumps(result))
 
@@ -99,12 +100,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         files = {}
-        for variant in variants:
+        writers = [variants[0], variants[-1]]
+        for variant in writers:
             files[variant["name"]] = home / f"files {variant['name']}"
             files[variant["name"]].mkdir()
             launch(variant, arguments, "encode", files[variant["name"]], home)
         rows, mismatches = [], 0
-        for writer in variants:
+        for writer in writers:
             reference_codes, reference_pixels = None, None
             for reader in variants:
                 pixels = home / f"pixels {writer['name']} {reader['name']}"

@@ -225,7 +225,9 @@ class Trainer:
             finished = True
         except KeyboardInterrupt:
             pass
-        self.save(folder)
+        finally:
+            # Also when the process is asked to end (SIGTERM becomes SystemExit): hours of training are not lost.
+            self.save(folder)
         return finished
 
     @staticmethod

@@ -101,7 +101,8 @@ def export_weights(model: LoocModel, path: Path, description: str) -> LoocModel:
 
 
 def train(request: RunRequest, report: Report) -> bool:
-    """Runs one stage and exports its EMA weights to `out`/weights.safetensors; True when it was not interrupted.
+    """Runs one stage and exports its EMA weights to `out`/weights.safetensors; False when it was interrupted, which
+    leaves a checkpoint and no export.
 
     `report(kind, figures)` is called with "loading", "training", "fitting" and "done". Raises ModelError or ImageError
     when the request cannot be carried out.
@@ -128,9 +129,10 @@ def train(request: RunRequest, report: Report) -> bool:
     trainer = Trainer(model, store, request.options, request.device, codes)
     if meta is not None:
         trainer.resume(checkpoint, meta)
-    finished = trainer.run(request.out, lambda row: report("training", row))
+    if not trainer.run(request.out, lambda row: report("training", row)):
+        return False
     take_ema(model, trainer.ema)
     codes = fit_codes(model, store, request.device, report)
     exported = export_weights(model, request.out / WEIGHTS, request.description)
     report("done", {"weights": str(request.out / WEIGHTS), "fingerprint": exported.fingerprint.hex(), "bits_per_unit": codes.bits_per_unit})
-    return finished
+    return True
