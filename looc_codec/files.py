@@ -35,9 +35,9 @@ def write_atomically(path: str | os.PathLike[str], *, force: bool = False) -> It
     Raises:
         OutputError: `path` exists and `force` is not given, its folder is missing, or it cannot be written.
     """
-    # The link stays, the file that it points to is replaced.
-    target = os.path.realpath(path) if force else os.fspath(path)
     with _as_output_error(path, lambda error: True):
+        # The link stays, the file that it points to is replaced.
+        target = os.path.realpath(path) if force else os.fspath(path)
         existing = _status(target)
         if existing is not None and stat.S_ISDIR(existing.st_mode):
             raise OutputError(f"{path} is a folder; give the name of a file")

@@ -152,8 +152,8 @@ def _picture(image: Image.Image, max_pixels: int, name: str, notices: list[str])
         rgb = _upright(rgb, entry[0])
         alpha = None if alpha is None else _upright(alpha, entry[0])
         exif = _with_orientation_1(exif, entry)
-        # Adobe's programs trust this one; left as it is they would turn the picture again.
-        xmp = xmp and re.sub(rb'(tiff:Orientation(?:="|=\'|>))[2-8]', rb"\g<1>1", xmp)
+    # Browsers never turn a picture by its XMP, so it is upright now; programs that do must find nothing to turn.
+    xmp = xmp and re.sub(rb'(tiff:Orientation(?:="|=\'|>))[2-8]', rb"\g<1>1", xmp)
     rgb = np.ascontiguousarray(rgb)
     if alpha is not None:
         if alpha.min() == 255:
@@ -175,6 +175,7 @@ def _rgb_and_alpha(
         return _rgb_of_cmyk(image, icc if space == b"CMYK" else None, notices), None, None
     if image.mode == "LAB":
         lab = ImageCms.createProfile("LAB")
+        notices.append("it is CIE Lab; converted to sRGB")
         return np.array(ImageCms.profileToProfile(image, lab, ImageCms.createProfile("sRGB"), outputMode="RGB")), None, None
     if image.mode == "I" or image.mode == "F" or image.mode.startswith("I;16"):
         samples = np.array(image)
@@ -183,6 +184,9 @@ def _rgb_and_alpha(
         grey = _grey_of_samples(samples, name, notices)
         rgb = np.repeat(grey[..., None], 3, axis=2)
     elif image.has_transparency_data:
+        if image.mode == "La":
+            # Pillow goes from premultiplied grey to RGBA only by this way.
+            image = image.convert("LA")
         if wide and image.mode == "RGB" and isinstance(transparency, tuple):
             # Pillow keeps the key at 16 bits beside pixels of 8.
             image = image.copy()
@@ -268,7 +272,13 @@ def _halved(colour: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _doubled(colour: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return colour.repeat(2, axis=0).repeat(2, axis=1)[: shape[0], : shape[1]]
+    """Twice the rows and columns, bilinear, cut to `shape`; block edges would cost bytes."""
+    for axis in (0, 1):
+        before = np.concatenate([colour.take([0], axis), colour.take(range(colour.shape[axis] - 1), axis)], axis)
+        after = np.concatenate([colour.take(range(1, colour.shape[axis]), axis), colour.take([-1], axis)], axis)
+        pairs = np.stack([0.75 * colour + 0.25 * before, 0.75 * colour + 0.25 * after], axis + 1)
+        colour = pairs.reshape(*colour.shape[:axis], -1, *colour.shape[axis + 1 :])
+    return colour[: shape[0], : shape[1]]
 
 
 def _upright(plane: np.ndarray, orientation: int) -> np.ndarray:
@@ -487,21 +497,25 @@ def _checked_exif(exif: object) -> bytes | None:
 
 
 def _exif_of_tiff(image: Image.Image) -> bytes | None:
-    """The descriptive tags of a TIFF file and its EXIF and GPS parts; the rest of its tags is about the file's layout."""
-    source = image.getexif()
+    """The descriptive part of a TIFF file's tags as an EXIF block."""
+    try:
+        kept = _descriptive(image.getexif())
+        return kept.tobytes() if len(kept) else None
+    # Values of the wrong type in a damaged directory; the pixels do not depend on them.
+    except Exception:
+        return None
+
+
+def _descriptive(source: Image.Exif) -> Image.Exif:
+    """The tags that describe a picture, with the EXIF and GPS parts; none about the layout of a file."""
     kept = Image.Exif()
     for tag in _TIFF_TAGS_KEPT:
         if source.get(tag):
             kept[tag] = source[tag]
     for part in (0x8769, 0x8825):
-        with contextlib.suppress(Exception):
-            if values := source.get_ifd(part):
-                kept.get_ifd(part).update(values)
-    try:
-        return kept.tobytes() if len(kept) or kept._ifds else None
-    # Values of the wrong type in a damaged directory.
-    except Exception:
-        return None
+        if values := source.get_ifd(part):
+            kept[part] = dict(values)
+    return kept
 
 
 def _orientation_entry(exif: bytes) -> tuple[int, int, int] | None:
@@ -663,6 +677,7 @@ def write_picture(picture: Picture, target: str | Path | BinaryIO, format: str |
 
 
 def _format_of(suffix: str) -> str:
+    """The Pillow format of a suffix with or without its dot, in any case."""
     kind = PILLOW_FORMATS.get(suffix.lower().removeprefix("."))
     if kind is None:
         raise OutputError(f"cannot write pictures of format {suffix!r}; use one of {', '.join(PILLOW_FORMATS)}")
@@ -709,15 +724,23 @@ def _options(kind: str, metadata: dict[str, bytes | None]) -> dict:
     icc, exif, xmp = metadata.get("icc"), metadata.get("exif"), metadata.get("xmp")
     if icc:
         options["icc_profile"] = icc
-    if exif:
-        options["exif"] = _EXIF_PREFIX + exif if kind in ("JPEG", "TIFF") else exif
+    if kind == "TIFF":
+        tags = Image.Exif()
+        if exif:
+            # The EXIF directory becomes the file's own, where tags about the layout would do harm.
+            tags.load(_EXIF_PREFIX + exif)
+            tags = _descriptive(tags)
+        if xmp:
+            tags[_TIFF_XMP_TAG] = xmp
+        tags[_ORIENTATION_TAG] = 1
+        options["exif"] = tags
+    elif exif:
+        options["exif"] = _EXIF_PREFIX + exif if kind == "JPEG" else exif
     if xmp and kind == "PNG":
         text = PngImagePlugin.PngInfo()
         text.add_itxt("XML:com.adobe.xmp", xmp.decode())
         options["pnginfo"] = text
-    elif xmp and kind == "TIFF":
-        options["tiffinfo"] = {_TIFF_XMP_TAG: xmp}
-    elif xmp:
+    elif xmp and kind != "TIFF":
         options["xmp"] = xmp
     return options
 

@@ -1,0 +1,93 @@
+"""The weights in the box: a stranger's install compresses a real photograph, smaller than JPEG, exactly everywhere."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import looc_codec
+from looc_codec import codec, container, registry
+from looc_codec.metrics import psnr_db
+
+
+@pytest.fixture(scope="module")
+def model():
+    return codec.load_model()
+
+
+@pytest.fixture(scope="module")
+def photograph() -> np.ndarray:
+    """A photograph that scikit-image ships, 256 x 256 of its 512 x 512 pixels."""
+    from skimage.data import astronaut
+
+    return np.ascontiguousarray(astronaut()[:256, 100:356, :3])
+
+
+def test_weights_and_card_are_installed_and_small():
+    entry = registry.find_model("photo")
+    assert entry.size_bytes <= 16 * 2**20
+    assert entry.description
+    assert any("trained" in card.read_text().lower() for card in entry.path.parent.glob("*.md")), "the model card travels with the weights"
+
+
+def test_smaller_than_jpeg_at_equal_quality(model, photograph):
+    data = looc_codec.compress(photograph, quality=40, model=model)
+    level = psnr_db(photograph, np.asarray(looc_codec.decompress(data)))
+    assert level > 26
+    for quality in range(1, 96):
+        buffer = io.BytesIO()
+        Image.fromarray(photograph).save(buffer, "JPEG", quality=quality, optimize=True, progressive=True)
+        if psnr_db(photograph, np.asarray(Image.open(buffer).convert("RGB"))) >= level:
+            break
+    assert len(data) < 0.85 * len(buffer.getvalue())
+
+
+def test_bytes_and_quality_rise_with_q(model, photograph):
+    sizes, levels = [], []
+    for quality in (1, 20, 40, 60, 80, 100):
+        data = looc_codec.compress(photograph, quality=quality, model=model)
+        sizes.append(len(data))
+        levels.append(psnr_db(photograph, np.asarray(looc_codec.decompress(data))))
+    assert sizes == sorted(set(sizes)) and levels == sorted(set(levels))
+
+
+def test_real_rate_is_the_estimated_rate(model, photograph):
+    latent = codec.analyse(photograph, 70, model)
+    book, bits = model.codebook, 0.0
+    symbols = book.symbols
+
+    def counting(digits, rows):
+        nonlocal bits
+        pairs = symbols(digits, rows)
+        bits += sum(float(book.bits[row, code].double().sum()) for code, row in pairs)
+        return pairs
+
+    book.symbols = counting
+    try:
+        segments, _, _ = codec.encode_latent(latent, 70, model)
+    finally:
+        del book.symbols
+    assert 8 * sum(map(len, segments)) == pytest.approx(bits, rel=0.01)
+
+
+@pytest.mark.parametrize("variation", ["one thread", "two threads", "no oneDNN", "tiny tiles"])
+def test_codes_do_not_depend_on_the_machine(model, photograph, variation):
+    file = container.unpack(looc_codec.compress(photograph, quality=60, model=model))
+    grid = codec.grid_size(file.width, file.height)
+    expected = codec.decode_latent(file.segments, file.code_checksum, *grid, file.quality, model)
+    threads = torch.get_num_threads()
+    try:
+        if variation.endswith(("thread", "threads")):
+            torch.set_num_threads(1 if variation == "one thread" else 2)
+        with torch.backends.mkldnn.flags(enabled=variation != "no oneDNN"):
+            got = codec.decode_latent(file.segments, file.code_checksum, *grid, file.quality, model)
+            if variation == "tiny tiles":
+                whole = codec.synthesise(got, (256, 256), file.quality, model).astype(int)
+                assert np.abs(whole - codec.synthesise(got, (256, 256), file.quality, model, tile=5)).max() <= 1
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(got, expected)
