@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms, PngImagePlugin, features
+from PIL import Image, ImageCms, ImageFile, PngImagePlugin, features
 
 from looc_codec.container import ALPHA_CHUNK, DEFAULT_MAX_PIXELS, EXIF_CHUNK, ICC_CHUNK, XMP_CHUNK, Chunk
 from looc_codec.errors import FormatError, ImageError, OutputError
@@ -230,6 +230,9 @@ def _grey_of_samples(samples: np.ndarray, name: str, notices: list[str]) -> np.n
     if samples.min() < 0 or samples.max() > 65535:
         raise ImageError(f"{name} has 32-bit samples whose white is not stated; convert it to 16 bits or 8 first")
     if samples.dtype != np.uint16:
+        # Arrays of plain 8-bit values come as 32-bit integers, too; a 16-bit picture this dark does not.
+        if samples.max() <= 255:
+            return samples.astype(np.uint8)
         notices.append("it has more than 8 bits a sample; 8 are kept, 65535 is taken as white")
     return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
@@ -321,16 +324,16 @@ def _name_of(source: str | Path | BinaryIO | bytes) -> str:
 
 @contextlib.contextmanager
 def _pillow_limits(max_pixels: int) -> Iterator[None]:
-    """Pillow's own size check at `max_pixels`, and its warnings silent: what matters of them becomes a notice or an error."""
+    """Pillow's own size check at `max_pixels`, nothing cut short accepted, and no warnings: what matters becomes a notice."""
     with _pillow_lock:
-        before = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = max_pixels
+        before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = max_pixels, False
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 yield
         finally:
-            Image.MAX_IMAGE_PIXELS = before
+            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def _formats_for(head: bytes) -> list[str]:
@@ -687,8 +690,7 @@ def _format_of(suffix: str) -> str:
 def _encoded(picture: Picture, kind: str) -> tuple[memoryview, tuple[str, ...]]:
     notices = []
     if picture.alpha is not None and kind in ("JPEG", "BMP"):
-        notices.append(f"{kind} cannot hold transparency; the picture lies on white")
-        picture = replace(picture, rgb=_on_white(picture.rgb, picture.alpha), alpha=None)
+        raise OutputError(f"{kind} cannot hold the transparency of this picture; choose png, webp, avif or tif")
     pixels = picture_to_pillow(replace(picture, icc=None, exif=None, xmp=None))
     failure = None
     # Metadata from anywhere may be too long or too odd for a format's writer; the pixels matter most, then the colours.
@@ -743,8 +745,3 @@ def _options(kind: str, metadata: dict[str, bytes | None]) -> dict:
     elif xmp and kind != "TIFF":
         options["xmp"] = xmp
     return options
-
-
-def _on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    opacity = alpha[..., None].astype(np.uint16)
-    return ((rgb * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
+from PIL import Image, ImageCms, ImageFile, ImageOps, TiffImagePlugin
 
 from looc_codec import images
 from looc_codec.container import Chunk
@@ -158,6 +158,10 @@ def test_samples_without_a_stated_white_are_refused() -> None:
         picture_from_pillow(Image.fromarray(np.array([[0, 70_000]], np.int32)))
 
 
+def test_32_bit_integers_of_8_bit_values_stay() -> None:
+    assert picture_from_pillow(Image.fromarray(np.array([[0, 200]], np.int32))).rgb[0, :, 0].tolist() == [0, 200]
+
+
 def test_float_samples_survive_oddities() -> None:
     picture = picture_from_pillow(Image.fromarray(np.array([[np.nan, -1, 0.5, np.inf]], np.float32)))
     assert picture.rgb[0, :, 0].tolist() == [0, 0, 0, 255]
@@ -286,6 +290,14 @@ def test_pillows_own_limit_is_as_before() -> None:
     before = Image.MAX_IMAGE_PIXELS
     read_picture(encoded(Image.fromarray(gradient())), max_pixels=5000)
     assert Image.MAX_IMAGE_PIXELS == before
+
+
+def test_truncated_pictures_are_refused_whatever_pillow_is_set_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    data = encoded(Image.fromarray(gradient(97, 61)))
+    with pytest.raises(ImageError):
+        read_picture(data[: len(data) * 2 // 3])
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_large_pictures_within_the_limit_give_no_warning(recwarn: pytest.WarningsRecorder) -> None:
@@ -417,11 +429,9 @@ def test_bmp_says_what_it_loses(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "bmp"])
-def test_transparency_lies_on_white_where_it_cannot_be_kept(suffix: str) -> None:
-    clear = Picture(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8))
-    file = io.BytesIO()
-    assert "white" in write_picture(clear, file, suffix)[0]
-    assert (read_picture(file.getvalue()).rgb == 255).all()
+def test_transparency_is_not_lost_in_silence(suffix: str) -> None:
+    with pytest.raises(OutputError, match="transparency"):
+        write_picture(FULL, io.BytesIO(), suffix)
 
 
 def test_metadata_too_long_for_a_format_is_left_out_with_a_notice() -> None:

@@ -64,11 +64,11 @@ def decompress(
         record.notices = list(picture.notices)
         if job.output == STANDARD_STREAM:
             encoded = io.BytesIO()
-            images.write_picture(picture, encoded, format=format or "png")
+            record.notices += images.write_picture(picture, encoded, format=format or "png")
             write_stdout(encoded.getvalue())
         else:
             with files.write_atomically(job.output, force=force) as file:
-                images.write_picture(picture, file, format=format or os.path.splitext(job.output)[1].removeprefix(".") or "png")
+                record.notices += images.write_picture(picture, file, format=format or os.path.splitext(job.output)[1].removeprefix(".") or "png")
             record.picture_bytes = os.path.getsize(job.output)
 
     run_batch(jobs, work, _describe, verb="restoring", quiet=quiet, as_json=as_json, debug=ctx.find_root().params["debug"])
