@@ -159,7 +159,10 @@ class StepNet(nn.Module):
         features = clipped(self.entry(context))
         for layer in self.hidden:
             features = clipped(layer(features))
-        return self.mean(features.float()), self.log_scale(features.float())
+        # Means and log scales have more digits than bfloat16 keeps.
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            return self.mean(features), self.log_scale(features)
 
 
 @dataclass(frozen=True)

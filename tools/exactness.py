@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--model", default="photo")
     parser.add_argument("--python", action="append", default=[], help="another interpreter, with another torch release")
     parser.add_argument("--cuda", action="store_true", help="also run the transforms on a GPU")
+    parser.add_argument("--quick", action="store_true", help="only two variants")
     parser.add_argument("--out", type=Path, help="write the table as JSON here")
     for name in ("--work", "--files", "--pixels", "--device"):
         parser.add_argument(name, default="cpu" if name == "--device" else None, help=argparse.SUPPRESS)
@@ -97,6 +98,8 @@ def main() -> None:
     ]
     if arguments.cuda:
         variants.append({"name": "CUDA transforms", "python": here, "device": "cuda"})
+    if arguments.quick:
+        variants = variants[1:3]
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         files = {}

@@ -1,0 +1,39 @@
+"""A small slice of every command in tools/, so that none of them can rot."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from test_codec import photo
+
+TOOLS = Path(__file__).parent.parent / "tools"
+
+
+def run(*words: object) -> str:
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    Image.fromarray(photo(120, 80)).save(folder / "a.png")
+    return folder
+
+
+def test_exactness_finds_no_mismatch(pictures, tmp_path):
+    output = run(TOOLS / "exactness.py", "--images", pictures, "--qualities", "20,60,90", "--quick", "--out", tmp_path / "rows.json")
+    assert output.splitlines()[-1] == "4 pairs, 12 decodes, 0 mismatches"
+    assert all(row["largest_pixel_difference"] <= 1 for row in json.loads((tmp_path / "rows.json").read_text()))
+
+
+def test_bench_reports_speed_and_memory(pictures, tmp_path):
+    run(TOOLS / "bench.py", "--image", pictures / "a.png", "--megapixels", "0.02", "--runs", "1", "--json", tmp_path / "bench.json")
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert report["sizes"]["0.02"]["decode"]["peak_mib"] > 50 and report["startup_seconds"]["looc --help"] > 0
