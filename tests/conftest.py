@@ -24,7 +24,9 @@ def build_tiny_model(**changes):
     from looc_codec.training.codes import CodeFitter
 
     generator = torch.Generator().manual_seed(5)
-    model = LoocModel(tiny_config(**changes))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = LoocModel(tiny_config(**changes))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("linear") or "log_gain" in name or "log_step" in name:

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "looc_codec"
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"report", "training", "pillow_plugin"},
+    {"report", "training", "pillow_plugin", "rate_control"},
     {"codec"},
     {"model"},
     {"quantizers", "prior", "transforms", "data"},

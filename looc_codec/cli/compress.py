@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+import re
+from decimal import Decimal
 from typing import Annotated
 
 import typer
@@ -25,6 +28,23 @@ from looc_codec.cli.printing import size_text
 from looc_codec.cli.streams import STANDARD_STREAM, write_stdout
 from looc_codec.registry import find_model
 
+_SIZE_UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size as people write it; kB and MB are powers of 1000, KiB and MiB of 1024, in any case.
+
+    Raises typer.BadParameter (exit code 2) for anything else, and for less than a byte.
+
+    >>> parse_size("12345"), parse_size("200kB"), parse_size("1.5 MiB")
+    (12345, 200000, 1572864)
+    """
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) *([A-Za-z]*)", text.strip(), re.ASCII)
+    factor = _SIZE_UNITS.get(match[2].lower()) if match else None
+    if factor is None or Decimal(match[1]) * factor < 1:
+        raise typer.BadParameter(f"{text!r} is not a size; write for example 12345, 200kB, 1.5MB or 190KiB")
+    return int(Decimal(match[1]) * factor)
+
 
 def compress(
     ctx: typer.Context,
@@ -33,8 +53,24 @@ def compress(
     ],
     output: OutputOption = None,
     quality: Annotated[
-        int, typer.Option("-q", "--quality", min=1, max=100, help="Higher is better and larger.")
-    ] = 50,
+        int | None,
+        typer.Option("-q", "--quality", min=1, max=100, help="Higher is better and larger. Default: 50.", show_default=False),
+    ] = None,
+    target_bpp: Annotated[
+        float | None,
+        typer.Option("--target-bpp", metavar="BPP", help="At most so many bits per pixel instead of -q.", show_default=False),
+    ] = None,
+    target_size: Annotated[
+        int | None,
+        typer.Option(
+            "--target-size", metavar="SIZE", parser=parse_size, show_default=False,
+            help="At most so large a file instead of -q, for example 200kB; nearly always within 2% of it.",
+        ),
+    ] = None,
+    target_psnr: Annotated[
+        float | None,
+        typer.Option("--target-psnr", metavar="DB", help="At least so many dB of PSNR instead of -q.", show_default=False),
+    ] = None,
     model: ModelOption = "photo",
     device: DeviceOption = Device.cpu,
     force: ForceOption = False,
@@ -44,6 +80,7 @@ def compress(
     max_pixels: MaxPixelsOption = DEFAULT_MAX_PIXELS,
 ) -> None:
     """Compress pictures to .looc files."""
+    _check_targets({"-q": quality, "--target-bpp": target_bpp, "--target-size": target_size, "--target-psnr": target_psnr})
     jobs = plan_jobs(inputs, output, ".looc", force=force)
     refuse_json_beside_data(jobs, as_json)
     loaded = None
@@ -54,13 +91,24 @@ def compress(
         loaded = codec.load_model(path, device=device.value)
 
     def work(job: Job, record: Record) -> None:
-        from looc_codec import codec, container, files, images
+        from looc_codec import codec, container, files, images, rate_control
 
         picture = images.read_picture(job.input, max_pixels=max_pixels)
         if strip:
             picture = dataclasses.replace(picture, icc=None, exif=None, xmp=None)
         record.notices = list(picture.notices)
-        data = codec.compress_picture(picture, quality=quality, model=loaded)
+        trial = None
+        if target_bpp is not None:
+            trial = rate_control.compress_to_bpp(picture, target_bpp, model=loaded)
+        elif target_size is not None:
+            trial = rate_control.compress_to_size(picture, target_size, model=loaded)
+        elif target_psnr is not None:
+            trial = rate_control.compress_to_psnr(picture, target_psnr, model=loaded)
+        if trial is None:
+            data = codec.compress_picture(picture, quality=codec.DEFAULT_QUALITY if quality is None else quality, model=loaded)
+        else:
+            data = trial.data
+            record.notices += [trial.notice] if trial.notice else []
         record_file(record, container.read_header(data), len(data))
         record.model = loaded.name
         if job.output == STANDARD_STREAM:
@@ -73,9 +121,19 @@ def compress(
     run_batch(jobs, work, _describe, verb="compressing", quiet=quiet, as_json=as_json, debug=ctx.find_root().params["debug"])
 
 
+def _check_targets(given: dict[str, float | None]) -> None:
+    """Wrong usage: more than one of the options that decide the size, or a target that is not a number above 0."""
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) > 1:
+        raise typer.BadParameter(f"{' and '.join(given)} cannot be combined; give one of them")
+    for name, value in given.items():
+        if not math.isfinite(value) or value <= 0:
+            raise typer.BadParameter(f"{name} {value} is not a number above 0")
+
+
 def _describe(record: Record) -> str:
     before = f"{size_text(record.picture_bytes)} -> " if record.picture_bytes else ""
     return (
         f"{shown(os.path.basename(record.input))} -> {shown(record.output)}  {record.width} x {record.height}"
-        f"  {before}{size_text(record.bytes)}  {record.bpp:.3f} bpp  {record.seconds:.2f} s"
+        f"  {before}{size_text(record.bytes)}  {record.bpp:.3f} bpp  q {record.quality}  {record.seconds:.2f} s"
     )

@@ -1,0 +1,184 @@
+"""Pillow reads and writes .looc files once this module is imported.
+
+    import looc_codec.pillow_plugin
+
+    image = Image.open("photo.looc")          # reads the header and the metadata; pixels follow when they are needed
+    image.save("again.looc", quality=60)
+
+Opening a file does not import torch. Errors are Pillow's own: UnidentifiedImageError for what is no .looc file, OSError
+for a damaged one or one whose model is not installed, DecompressionBombError beyond `Image.MAX_IMAGE_PIXELS`.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from looc_codec import images
+from looc_codec.container import (
+    ALPHA_CHUNK,
+    CHECKSUM_BYTES,
+    EXIF_CHUNK,
+    ICC_CHUNK,
+    XMP_CHUNK,
+    Chunk,
+    Header,
+    looks_like_looc,
+    read_header,
+    unpack,
+)
+from looc_codec.errors import LoocError, NotLoocError, TruncatedError
+
+FORMAT = "LOOC"
+MIME_TYPE = "image/x-looc"
+EXTENSION = ".looc"
+
+_FIRST_READ_BYTES = 4096
+_MAX_HEADER_BYTES = 2**30
+"""What a header with its metadata may take; a file that claims more is refused before it fills the memory."""
+
+
+class LoocImageFile(ImageFile.ImageFile):
+    """A .looc file as Pillow sees it: RGB, or RGBA where it holds transparency.
+
+    `info` has `quality` (1..100), `model_fingerprint` (16 hexadecimal digits), and `icc_profile`, `exif` and `xmp` where
+    the file has them. `load()` decodes with the installed model that the file names.
+    """
+
+    format = FORMAT
+    format_description = "looc learned image codec"
+
+    def _open(self) -> None:
+        try:
+            header, head = _read_head(self.fp)
+        except NotLoocError as error:
+            # The way in which Pillow's readers say that a file is not theirs.
+            raise SyntaxError(str(error)) from error
+        except LoocError as error:
+            raise OSError(str(error)) from error
+        self._size = (header.width, header.height)
+        self._mode = "RGBA" if any(chunk.type == ALPHA_CHUNK for chunk in header.chunks) else "RGB"
+        self._file_bytes = header.file_bytes
+        self._decoded = False
+        self.info["quality"] = header.quality
+        self.info["model_fingerprint"] = header.fingerprint.hex()
+        self.info.update(_metadata(header, head))
+
+    def load(self) -> Any:
+        """Decodes the picture unless that is done. Raises OSError when the file is damaged or its model is missing."""
+        if not self._decoded:
+            from looc_codec import codec
+
+            data = self._whole_file()
+            try:
+                # Pillow has judged the size when the file was opened; this only keeps to that size.
+                picture = codec.decompress_picture(data, max_pixels=self.width * self.height)
+            except LoocError as error:
+                raise OSError(str(error)) from error
+            pixels = images.picture_to_pillow(picture)
+            if (pixels.size, pixels.mode) != (self.size, self.mode):
+                raise OSError("the .looc file has changed since it was opened; open it again")
+            if self._exclusive_fp:
+                self.fp.close()
+            self.fp = io.BytesIO(pixels.tobytes())
+            self.tile = [ImageFile._Tile("raw", (0, 0, *self.size), 0, self.mode)]
+            self._decoded = True
+        return super().load()
+
+    def verify(self) -> None:
+        """Checks every checksum of the file without decoding it; OSError when one does not match. Closes the file."""
+        try:
+            unpack(self._whole_file(), max_pixels=self.width * self.height)
+        except LoocError as error:
+            raise OSError(str(error)) from error
+        super().verify()
+
+    def _whole_file(self) -> bytes:
+        """The bytes of the file, and one more if there are any: enough for `unpack` to tell that it is too long."""
+        if self.fp is None:
+            raise ValueError("Operation on closed image")
+        self.fp.seek(0)
+        return self.fp.read(self._file_bytes + 1)
+
+
+def _read_head(file: IO[bytes]) -> tuple[Header, bytes]:
+    """The header, and the beginning of the file that holds at least the header and the metadata, not the payload.
+
+    Raises FormatError when there is no whole header.
+    """
+    head = file.read(_FIRST_READ_BYTES)
+    while True:
+        try:
+            return read_header(head), head
+        except TruncatedError:
+            # Twice as much each time, so that a large profile or alpha plane is found in a few reads.
+            more = file.read(len(head)) if len(head) < _MAX_HEADER_BYTES else b""
+            if not more:
+                raise
+            head += more
+
+
+def _metadata(header: Header, head: bytes) -> dict[str, bytes]:
+    """The entries of Pillow's `info` that the file's metadata gives; damaged chunks are left out, loading reports them."""
+    chunks = []
+    # The chunks end where the payload begins, and each is its type, a varint of its length, its data and a checksum.
+    end = header.file_bytes - CHECKSUM_BYTES - sum(header.segment_lengths_bytes)
+    for chunk in reversed(header.chunks):
+        start = end - CHECKSUM_BYTES - chunk.length_bytes
+        data = head[start : end - CHECKSUM_BYTES]
+        checksum = zlib.crc32(data, zlib.crc32(chunk.type.encode("ascii")))
+        if chunk.type in (ICC_CHUNK, EXIF_CHUNK, XMP_CHUNK) and checksum == int.from_bytes(head[end - CHECKSUM_BYTES : end], "big"):
+            chunks.append(Chunk(chunk.type, data))
+        varint_bytes = max(1, -(-chunk.length_bytes.bit_length() // 7))
+        end = start - varint_bytes - len(chunk.type)
+    # A stand-in for the pixels, so that one place decides which metadata is fit to be shown.
+    picture = images.picture_with_chunks(np.zeros((1, 1, 3), np.uint8), chunks)
+    return images.picture_to_pillow(picture).info
+
+
+def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
+    """Writes the image, any mode, as a .looc file.
+
+    Options of `Image.save`: `quality` (1..100, default 50), `model` (name or path, default "photo"), and `icc_profile`,
+    `exif` and `xmp`, which stand for those of the image; None or b"" leaves them out.
+
+    Raises ValueError for a wrong quality, OSError for an image that cannot be written or a model that is not there.
+    """
+    from looc_codec import codec
+    from looc_codec.config import QUALITY_MAX, QUALITY_MIN
+
+    options = image.encoderinfo
+    quality = options.get("quality", codec.DEFAULT_QUALITY)
+    if not isinstance(quality, (int, np.integer)) or not QUALITY_MIN <= quality <= QUALITY_MAX:
+        raise ValueError(f"quality {quality!r} is not a whole number of {QUALITY_MIN} to {QUALITY_MAX}")
+    try:
+        file.write(codec.compress(_picture_to_save(image, options), quality=quality, model=options.get("model")))
+    except LoocError as error:
+        raise OSError(str(error)) from error
+
+
+def _picture_to_save(image: Image.Image, options: dict[str, Any]) -> images.Picture:
+    """The picture of an image, with the metadata that the options of `Image.save` put in the place of its own."""
+    # What is in memory already needs no limit.
+    max_pixels = max(1, image.width * image.height)
+    overrides = {name: options[name] or None for name in ("icc_profile", "exif", "xmp") if name in options}
+    if overrides:
+        kind = image.format
+        if kind == "TIFF":
+            # TIFF files keep EXIF in their own tags, which a copy does not have.
+            overrides.setdefault("exif", images.picture_from_pillow(image, max_pixels=max_pixels).exif)
+        # The orientation in the given EXIF is the one that counts for the pixels, so it must be there before reading.
+        image = image.copy()
+        image.format = None if kind == "TIFF" else kind
+        image.info.update(overrides)
+    return images.picture_from_pillow(image, max_pixels=max_pixels)
+
+
+Image.register_open(FORMAT, LoocImageFile, looks_like_looc)
+Image.register_save(FORMAT, _save)
+Image.register_extension(FORMAT, EXTENSION)
+Image.register_mime(FORMAT, MIME_TYPE)
