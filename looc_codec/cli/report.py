@@ -1,0 +1,105 @@
+"""`looc report`: an honest comparison of codecs on a folder of pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from looc_codec.cli.options import JsonOption, ModelOption, QuietOption
+from looc_codec.cli.printing import fail, note, print_json
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of pictures.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", metavar="OUT", help="Folder for results and report; points found there are not measured again.", show_default=False)],
+    codecs: Annotated[str, typer.Option("--codecs", metavar="LIST", help="Of looc, jpeg, webp, avif, jxl.")] = "looc,jpeg,webp,avif",
+    qualities: Annotated[list[str] | None, typer.Option("--qualities", metavar="LIST", help="10,50 for all codecs, jpeg:20,80 for one (again for more). Default: 11 to 15 for each codec, from 0.1 to 1.6 bpp.", show_default=False)] = None,
+    metrics: Annotated[str, typer.Option("--metrics", metavar="LIST", help="Of psnr, ms-ssim, ssimulacra2, butteraugli, lpips, dists, fid.")] = "psnr,ms-ssim,ssimulacra2",
+    model: ModelOption = "photo",
+    against: Annotated[str | None, typer.Option("--against", metavar="NAME", help="kodak-published: published curves beside ours, on Kodak only.", show_default=False)] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Processes.  [default: one for each core]", show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first so many pictures.", show_default=False)] = None,
+    refresh: Annotated[str, typer.Option("--refresh", metavar="LIST", help="Measure these codecs again.", show_default=False)] = "",
+    compare_bpp: Annotated[float, typer.Option("--compare-bpp", min=0.01, max=24.0, help="Bits per pixel of the side-by-side pictures.")] = 0.3,
+    picture: Annotated[list[str] | None, typer.Option("--picture", metavar="NAME", help="Picture for the side-by-side, again for more. Default: looc's best, middle and worst.", show_default=False)] = None,
+    front: Annotated[str | None, typer.Option("--front", metavar="NAME", help="Write front.png too: a detail of this picture from every codec at equal bytes.", show_default=False)] = None,
+    front_at: Annotated[str | None, typer.Option("--front-at", metavar="X,Y", help="Left upper corner of that detail. Default: the liveliest.", show_default=False)] = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare codecs on your pictures: real bytes, several metrics, plots, tables and one page to look at."""
+    import os
+
+    if against not in (None, "kodak-published"):
+        raise typer.BadParameter(f"--against knows kodak-published, not {against!r}")
+    corner = _corner(front_at)
+    from looc_codec.report import codecs as known
+    from looc_codec.report import distortion
+
+    try:
+        names = known.parse_codecs(codecs)
+        chosen = known.parse_qualities(qualities or [], names)
+        refreshed = known.parse_codecs(refresh) if refresh else []
+        wanted = distortion.parse_metrics(metrics)
+    except (known.CodecError, distortion.MetricError) as error:
+        raise typer.BadParameter(str(error)) from None
+    from looc_codec.report.run import ReportRequest, run_report
+    from looc_codec.report.summary import markdown
+
+    request = ReportRequest(
+        folder=folder, out=out, qualities=chosen, metrics=tuple(wanted), model=model, against=against, jobs=jobs or os.cpu_count() or 1,
+        limit=limit, refresh=tuple(refreshed), compare_bpp=compare_bpp, pictures=tuple(picture or ()), front=front, front_at=corner,
+        command=("looc", *sys.argv[1:]),
+    )  # fmt: skip
+    with _progress(quiet) as (progress, stage):
+        outcome = run_report(request, progress, stage)
+    if as_json:
+        print_json({"written": [str(path) for path in outcome.written], "failures": outcome.failures, "pictures": len(outcome.summary.picture_names)})
+    elif not quiet:
+        print(markdown(outcome.summary, outcome.results))
+        note(f"looc: the report is {out / 'report.html'}")
+    for sentence in outcome.failures:
+        fail(sentence)
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
+def _corner(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        left, top = map(int, text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--front-at {text!r} is not two whole numbers such as 120,80") from None
+    return left, top
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[tuple[Callable[[int, int, str], None], Callable[[str], None]]]:
+    """(told of every point, told of every stage): a bar with the time left on a terminal, a line now and then elsewhere."""
+    if quiet:
+        yield lambda done, total, words: None, lambda words: None
+        return
+    if not sys.stderr.isatty():
+
+        def line(done: int, total: int, words: str) -> None:
+            if done == total or done % max(1, total // 20) == 0:
+                note(f"looc: {done} of {total} points, {words}")
+
+        yield line, lambda words: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: list[Any] = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("time left"), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task("measuring", total=None)
+        yield (
+            lambda done, total, words: bar.update(task, completed=done, total=total, description=words),
+            lambda words: bar.update(task, description=words),
+        )

@@ -1,0 +1,227 @@
+"""Every codec of a report behind one interface: 8-bit RGB pixels in, the bytes of a real file out, and back.
+
+Each codec runs on one thread, so that seconds are comparable, and without metadata, so that bytes are.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module, metadata, util
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import PIL
+from PIL import Image, features
+
+import looc_codec
+from looc_codec.errors import LoocError
+
+
+class CodecError(LoocError):
+    """A codec that a report does not know, or that is not installed."""
+
+
+class Codec(Protocol):
+    """What a report needs of a codec. Pixels are `(H, W, 3)` uint8; quality is the codec's own scale."""
+
+    def encode(self, rgb: np.ndarray, quality: int) -> bytes: ...
+
+    def decode(self, data: bytes) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class CodecInfo:
+    """A codec as the report names it.
+
+    `qualities` is the default ladder, chosen to cover about 0.1 to 1.6 bpp on photographs; `lowest` and `highest` are
+    the ends of the scale, and a higher quality always means a larger file.
+    """
+
+    name: str
+    label: str
+    settings: str
+    qualities: tuple[int, ...]
+    lowest: int
+    highest: int
+
+
+CODECS = {
+    info.name: info
+    for info in (
+        CodecInfo("looc", "looc", "on the CPU, one thread", (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100), 1, 100),
+        CodecInfo(
+            "jpeg", "JPEG", "Pillow, optimize, progressive, 4:2:0", (6, 8, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 85, 90), 1, 100,
+        ),
+        CodecInfo("webp", "WebP", "Pillow, method 6", (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 93), 0, 100),
+        CodecInfo(
+            "avif", "AVIF", "Pillow, speed 4, 4:2:0, one thread", (15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70, 75, 80, 85), 0, 100,
+        ),
+        CodecInfo("jxl", "JPEG XL", "pillow-jxl-plugin, effort 7, one thread", (5, 10, 15, 20, 30, 40, 50, 60, 70, 75, 80, 85, 90), 1, 99),
+    )
+}
+DEFAULT_CODECS = ("looc", "jpeg", "webp", "avif")
+
+_PILLOW_OPTIONS: dict[str, dict[str, Any]] = {
+    "jpeg": {"format": "JPEG", "optimize": True, "progressive": True},
+    "webp": {"format": "WEBP", "method": 6},
+    # One thread: libavif cuts the picture into as many tiles as there are threads, which changes the bytes.
+    "avif": {"format": "AVIF", "speed": 4, "max_threads": 1},
+    "jxl": {"format": "JXL", "effort": 7, "num_threads": 1},
+}
+
+# Modules whose code decides looc's bytes or pixels; another code is another codec.
+_LOOC_CODE = ("codec.py", "config.py", "container.py", "entropy.py", "model.py", "prior.py", "transforms.py", "quantizers")
+
+
+class LoocCodec:
+    """looc through its Python interface; the model is loaded once per process."""
+
+    def __init__(self, model: str) -> None:
+        from looc_codec import codec
+
+        self._codec = codec
+        self._model = codec.load_model(model)
+        # The first call builds tables and picks kernels, which is no part of the time of a picture.
+        self.decode(self.encode(np.zeros((32, 32, 3), np.uint8), 50))
+
+    def encode(self, rgb: np.ndarray, quality: int) -> bytes:
+        return self._codec.compress(rgb, quality=quality, model=self._model)
+
+    def decode(self, data: bytes) -> np.ndarray:
+        return np.asarray(self._codec.decompress(data, model=self._model).convert("RGB"))
+
+
+class PillowCodec:
+    """A file format that Pillow, or a plug-in of it, reads and writes."""
+
+    def __init__(self, name: str) -> None:
+        if name == "jxl":
+            # Importing the plug-in registers the format; its decoder would take every core.
+            import_module("pillow_jxl.JpegXLImagePlugin").DECODE_THREADS = 1
+        if name == "avif":
+            import_module("PIL.AvifImagePlugin").DEFAULT_MAX_THREADS = 1
+        self._options = _PILLOW_OPTIONS[name]
+
+    def encode(self, rgb: np.ndarray, quality: int) -> bytes:
+        target = io.BytesIO()
+        Image.fromarray(rgb).save(target, quality=quality, **self._options)
+        return target.getvalue()
+
+    def decode(self, data: bytes) -> np.ndarray:
+        with Image.open(io.BytesIO(data), formats=[self._options["format"]]) as image:
+            return np.asarray(image.convert("RGB"))
+
+
+@functools.cache
+def open_codec(name: str, model: str) -> Codec:
+    """The codec of a name of `CODECS`, made once per process; `model` matters to looc only.
+
+    Raises:
+        ModelError: looc's model is missing or damaged.
+        CodecError: the codec is not installed.
+    """
+    reason = missing_reason(name)
+    if reason is not None:
+        raise CodecError(f"{CODECS[name].label} cannot be measured: {reason}")
+    return LoocCodec(model) if name == "looc" else PillowCodec(name)
+
+
+def missing_reason(name: str) -> str | None:
+    """Why a codec cannot run here, with what would install it; None when it can."""
+    if name == "jxl" and util.find_spec("pillow_jxl") is None:
+        return "not installed (pip install pillow-jxl-plugin)"
+    if name in ("webp", "avif") and not features.check(name):
+        return f"this Pillow {PIL.__version__} is built without it"
+    return None
+
+
+def identity_of(name: str, model: str) -> str:
+    """Versions that decide the bytes of a codec: points measured under another identity are measured again."""
+    if name == "looc":
+        from looc_codec.registry import find_model
+
+        entry = find_model(model)
+        # The whole file, not the fingerprint: a better synthesis changes the picture and keeps the fingerprint.
+        weights = hashlib.sha256(Path(entry.path).read_bytes()).hexdigest()[:16]
+        return f"looc {looc_codec.__version__}, code {_looc_code_digest()}, {entry.name} version {entry.version}, weights {weights}"
+    if name == "jpeg":
+        turbo = features.version_feature("libjpeg_turbo")
+        library = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version_codec('jpg')}"
+        return f"Pillow {PIL.__version__}, {library}"
+    if name == "jxl":
+        return f"pillow-jxl-plugin {metadata.version('pillow-jxl-plugin')}"
+    library = {"webp": "libwebp", "avif": "libavif"}[name]
+    return f"Pillow {PIL.__version__}, {library} {features.version_module(name)}"
+
+
+def _looc_code_digest() -> str:
+    """8 hex digits of looc's code without comments and docstrings, whose change does not make another codec."""
+    digest = hashlib.sha256()
+    root = Path(looc_codec.__file__).parent
+    for part in _LOOC_CODE:
+        for path in sorted((root / part).rglob("*.py")) if (root / part).is_dir() else [root / part]:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            for node in ast.walk(tree):
+                body = getattr(node, "body", None)
+                if isinstance(body, list):
+                    node.body = [line for line in body if not _is_text(line)]
+            digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:8]
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)
+
+
+def parse_codecs(text: str) -> list[str]:
+    """Codec names of a comma-separated list, each once.
+
+    >>> parse_codecs("looc, jpeg,looc")
+    ['looc', 'jpeg']
+
+    Raises:
+        CodecError: a name is unknown or there is none.
+    """
+    names = list(dict.fromkeys(part.strip().lower() for part in text.split(",") if part.strip()))
+    for name in names:
+        if name not in CODECS:
+            raise CodecError(f"unknown codec {name!r}; known are {', '.join(CODECS)}")
+    if not names:
+        raise CodecError(f"no codec is named; known are {', '.join(CODECS)}")
+    return names
+
+
+def parse_qualities(texts: Sequence[str], names: Sequence[str]) -> dict[str, list[int]]:
+    """Qualities of every codec of `names`: `10,50` is for all, `jpeg:20,80` for one; the default ladder without any.
+
+    >>> parse_qualities(["20,60", "jpeg:30"], ["looc", "jpeg"])
+    {'looc': [20, 60], 'jpeg': [30]}
+
+    Raises:
+        CodecError: an unknown codec, something that is no whole number, or a quality outside the codec's scale.
+    """
+    shared: list[int] | None = None
+    own: dict[str, list[int]] = {}
+    for text in texts:
+        name, colon, numbers = text.rpartition(":")
+        try:
+            values = sorted({int(part) for part in numbers.split(",") if part.strip()})
+        except ValueError:
+            raise CodecError(f"qualities {text!r} are not whole numbers between commas, such as 10,50 or jpeg:20,80") from None
+        if colon:
+            own[parse_codecs(name)[0]] = values
+        else:
+            shared = values
+    chosen = {name: own.get(name, list(CODECS[name].qualities) if shared is None else shared) for name in names}
+    for name, values in chosen.items():
+        info = CODECS[name]
+        outside = [value for value in values if not info.lowest <= value <= info.highest]
+        if outside or not values:
+            raise CodecError(f"quality {outside[0] if outside else 'list'} of {info.label} is not within {info.lowest} to {info.highest}")
+    return chosen
