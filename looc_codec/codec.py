@@ -28,6 +28,9 @@ from looc_codec.quantizers.codebook import HIGH_RATE_LAMBDA
 
 DEFAULT_MODEL = "photo"
 DEFAULT_QUALITY = 50
+ENCODER_LAMBDA = 0.7 * HIGH_RATE_LAMBDA
+"""Weight of bits in the encoder's choice of codes: 0.8% fewer bits at equal PSNR than the high-rate value (measured on 8
+validation pictures; 0.5, 0.65, 0.8, 1.25 times it give -0.6, -0.8, -0.6, +1.1%). Decoders do not know it."""
 TILE_POSITIONS = 64
 """Latent positions along a tile's side (1024 pixels); bounds the memory of the transforms."""
 
@@ -129,7 +132,7 @@ def table_bank(model: LoocModel) -> TableBank:
 
 
 @torch.inference_mode()
-def encode_latent(latent: Tensor, quality: int, model: LoocModel, *, lagrangian: float = HIGH_RATE_LAMBDA) -> tuple[tuple[bytes, ...], int, Tensor]:
+def encode_latent(latent: Tensor, quality: int, model: LoocModel, *, lagrangian: float = ENCODER_LAMBDA) -> tuple[tuple[bytes, ...], int, Tensor]:
     """Latent `(d, h, w)` in steps → payload segments, code checksum, quantised latent `(d, h, w)` int32 (1/16 steps)."""
     config, book, bank = model.config, model.codebook, table_bank(model)
     _, height, width = latent.shape

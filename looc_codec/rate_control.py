@@ -25,7 +25,6 @@ from looc_codec.errors import ImageError
 from looc_codec.images import Picture
 from looc_codec.metrics import bits_per_pixel, psnr_db
 from looc_codec.model import LoocModel
-from looc_codec.quantizers.codebook import HIGH_RATE_LAMBDA
 
 SIZE_TOLERANCE = 0.01
 """Share of a target size that may stay unused before the search goes on; half of the 2% that is promised."""
@@ -152,7 +151,7 @@ class _Coder:
 
     def __call__(self, quality: int, halvings: float = 0.0) -> Trial:
         """The picture at `quality` with 2^-halvings times the usual Lagrangian."""
-        picture, model, lagrangian = self.picture, self.model, HIGH_RATE_LAMBDA * 2.0**-halvings
+        picture, model, lagrangian = self.picture, self.model, codec.ENCODER_LAMBDA * 2.0**-halvings
         if self._latent is None or self._latent[0] != quality:
             self._latent = (quality, codec.analyse(picture.rgb, quality, model))
         segments, checksum, latent_hat = codec.encode_latent(self._latent[1], quality, model, lagrangian=lagrangian)
