@@ -62,15 +62,11 @@ def test_tiles_make_no_difference(tiny_model):
     assert abs(reference - psnr_db(rgb, many)) < 0.02
 
 
-def test_higher_quality_is_larger_and_better(tiny_model):
+def test_higher_quality_is_larger(tiny_model):
+    """That it is better too needs trained weights: tests/test_shipped_weights.py."""
     rgb = photo(200, 150)
-    sizes, levels = [], []
-    for quality in (5, 35, 65, 95):
-        data = codec.compress(rgb, quality=quality, model=tiny_model)
-        sizes.append(len(data))
-        levels.append(psnr_db(rgb, np.asarray(codec.decompress(data, model=tiny_model))))
-    assert sizes == sorted(sizes)
-    assert levels[0] < min(levels[1:]), "24 channels saturate early, but the coarsest must be worst"
+    sizes = [len(codec.compress(rgb, quality=quality, model=tiny_model)) for quality in (5, 35, 65, 95)]
+    assert sizes == sorted(set(sizes))
 
 
 def test_pillow_images_arrays_and_streams_are_taken(tiny_model, tmp_path):

@@ -7,9 +7,9 @@ residual against the prior's mean, and how: k = argmin |r - c_k|² + lambda * bi
 A unit whose context row is wider than the codebook is written in two digits of the same book: r = G c_k1 + c_k2, with
 G = 2, 4, 8 or 16 fixed by the row. That is residual quantisation with one book, to a depth that the context decides.
 
-A unit that its row did not expect so far out is escaped: the symbol K says that two digits with G = 16 follow. Without
+A unit that its row did not expect so far out is escaped: the symbol K says that two digits with G = 32 follow. Without
 it the few units beyond the codebook's reach carried 85-95% of the squared error of a fine quantiser (measured at
-quality 100 on two pictures); with it the reach is 16 times the codebook's, whatever the context said.
+quality 100 on two pictures); with it the reach is 32 times the codebook's, whatever the context said.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HIGH_RATE_LAMBDA = 2 * math.log(2) / 12
 GRID_PER_STEP = 4
 SHORTLIST = 16
 CHUNK = 1 << 16
-ESCAPE_FACTOR = 16
+ESCAPE_FACTOR = 32
 ESCAPE_ERROR = 1.0
 """Squared error (steps²) from which the encoder considers an escape; nearer units cannot gain by it."""
 

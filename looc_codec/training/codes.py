@@ -16,7 +16,7 @@ from looc_codec.config import QUALITY_MAX, QUALITY_MIN
 from looc_codec.data import PictureStore
 from looc_codec.model import LoocModel
 from looc_codec.prior import ACTIVATION_ONE, LATENT_ONE, RATIO_LOG_WIDTH, SCALE_LOG_LOW, SCALE_LOG_WIDTH, unit_classes
-from looc_codec.quantizers.codebook import ESCAPE_FACTOR, HIGH_RATE_LAMBDA, SharedCodebook
+from looc_codec.quantizers.codebook import ESCAPE_FACTOR, HIGH_RATE_LAMBDA, SharedCodebook, lattice
 from looc_codec.quantizers.units import latent_of, units_of
 
 LARGEST_DIGIT_FACTOR = 16
@@ -25,6 +25,9 @@ REACH_IN_DEVIATIONS = 3.6
 PSEUDO_COUNT = 30.0
 ESCAPE_SHARE = 1e-3
 ESCAPE_DEVIATION = 32.0
+LARGEST_SHIFT = 0.4
+"""Steps a codevector may move from its lattice point. Coarse digits use the same codevectors, 16 or 32 times as large, so
+one outer codevector that followed a few stray residuals would open a hole of many steps for them."""
 FLOOR_COUNT = 1e-3
 REFRESH_STEPS = 100
 DECAY_PER_REFRESH = 0.8
@@ -162,6 +165,9 @@ class CodeFitter:
         used = self.totals > 20
         steps = book.steps.clone()
         steps[used] = self.sums[used] / self.totals[used, None]
+        points = lattice(self.config.codevector_dim, self.config.codebook_size).to(steps.device)
+        shift = steps - points
+        steps = points + shift * (LARGEST_SHIFT / shift.norm(dim=1, keepdim=True).clamp_min(LARGEST_SHIFT))
         book.codevectors = book.codevectors.cpu()
         book.set_codevectors(steps.cpu())
         gaussian = self.gaussian.to(self.device)
