@@ -221,7 +221,9 @@ def test_closed_pipe_is_quiet(foreign_file):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_interrupt_exits_with_130():
     process = subprocess.Popen(
-        [sys.executable, "-m", "looc_codec", "info", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "looc_codec", "info", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # A shell's background job ignores SIGINT and so would its children; a person's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     # Waits on its standard input once it has answered the first bytes' arrival; give the interpreter time to get there.
     with pytest.raises(subprocess.TimeoutExpired):
