@@ -318,7 +318,8 @@ class Prior(nn.Module):
     def analyse_hyper(self, latent: Tensor) -> Tensor:
         """Latent in steps `(B, d, h, w)` → hyper latent in steps `(B, dz, ceil(h/2), ceil(w/2))`. Floats: encoder only."""
         first, second, third = self.hyper_analysis
-        latent = F.pad(latent, (0, latent.shape[3] % 2, 0, latent.shape[2] % 2), mode="replicate")
+        if latent.shape[2] % 2 or latent.shape[3] % 2:
+            latent = F.pad(latent, (0, latent.shape[3] % 2, 0, latent.shape[2] % 2), mode="replicate")
         return third(F.gelu(second(F.gelu(first(stretch(latent)))))) * HYPER_START_SCALE
 
     def hyper_features(self, hyper_companded: Tensor, quality_features: Tensor, height: int, width: int) -> Tensor:
@@ -340,12 +341,14 @@ class Prior(nn.Module):
 
     # --- training -------------------------------------------------------------------------------------------------
 
-    def forward(self, latent: Tensor, quality: Tensor, quantise: Callable | None = None) -> dict[str, Tensor]:
+    def forward(self, latent: Tensor, quality: Tensor, quantise: Callable | None = None, kept_groups: Tensor | None = None) -> dict[str, Tensor]:
         """Rates and the quantised latent of a training batch.
 
         `latent` `(B, d, h, w)` in steps, `quality` `(B,)`. `quantise(residual, log_scale, hyper)` gives the quantised
         residual in integer units; plain rounding to whole steps where it is None. Contexts are quantised values
         without gradient; the latent itself gets its gradient from the rate and, straight through, from `latent_hat`.
+        `kept_groups` `(B,)`, all by default, is how many groups of each picture are coded: the others take the mean and
+        cost nothing, as in a file cut short.
         Returns `bits`, `hyper_bits` `(B,)`, `latent_hat` in steps, and the coded residuals (1/16 steps) and log
         scales (1/32) of the latent `(B, d, h, w)` and of the hyper latent.
         """
@@ -383,8 +386,11 @@ class Prior(nn.Module):
                 residual = torch.where(mask, target - mean, residual)
                 log_scale = torch.where(mask, scale, log_scale)
                 coded_hat = mean + coded(target - mean, scale, False)
+                if kept_groups is not None:
+                    coded_hat = torch.where((index < kept_groups)[:, None, None, None], coded_hat, mean)
                 group_hat = torch.where(mask, coded_hat.clamp(-LATENT_LIMIT, LATENT_LIMIT), group_hat).detach()
-            bits = bits + bits_of(residual, log_scale)
+            group_bits = bits_of(residual, log_scale)
+            bits = bits + (group_bits if kept_groups is None else group_bits * (index < kept_groups))
             context.append(compand(group_hat).to(known.dtype))
             latents_hat.append(group_hat)
             residuals.append(residual)

@@ -44,6 +44,22 @@ def modelled_channel_order() -> Tensor:
     return torch.stack([energy, 0.08 * energy, 0.03 * energy]).flatten().argsort(descending=True)
 
 
+def lapped_analysis(pixels: Tensor, kernels: Tensor) -> Tensor:
+    """Correlation of `(B, 3, 16h + 16, 16w + 16)` with `kernels` `(d, 3, 32, 32)` at stride 16 → `(B, d, h, w)`.
+
+    Written as a 2×2 convolution of 16×16 blocks, which libraries run several times faster than the wide strided one.
+    """
+    taps = kernels.view(-1, 3, 2, PATCH, 2, PATCH).permute(0, 1, 3, 5, 2, 4).reshape(-1, 3 * PATCH**2, 2, 2)
+    return F.conv2d(F.pixel_unshuffle(pixels, PATCH), taps)
+
+
+def lapped_synthesis(latent: Tensor, kernels: Tensor) -> Tensor:
+    """The transpose of `lapped_analysis` without its outer margin of 8: `(B, d, h, w)` → `(B, 3, 16h, 16w)`."""
+    taps = kernels.view(-1, 3, 2, PATCH, 2, PATCH).flip(2, 4).permute(1, 3, 5, 0, 2, 4).reshape(3 * PATCH**2, -1, 2, 2)
+    blocks = F.pixel_shuffle(F.conv2d(latent, taps, padding=1), PATCH)
+    return blocks[:, :, OVERLAP:-OVERLAP, OVERLAP:-OVERLAP]
+
+
 class QualityTable(nn.Module):
     """A learned vector per quality, interpolated linearly between evenly spaced anchors of 1..100."""
 
@@ -126,7 +142,7 @@ class Analysis(nn.Module):
         gain = self.log_gain(quality).exp()
         # Wide channels span hundreds of steps, more than bfloat16 resolves: the linear path stays in float32.
         with torch.autocast(pixels.device.type, enabled=False):
-            latent = F.conv2d(F.pad(centred, (OVERLAP,) * 4, mode="replicate"), self.linear, stride=PATCH) * gain
+            latent = lapped_analysis(F.pad(centred, (OVERLAP,) * 4, mode="replicate"), self.linear) * gain
         if self.branch:
             features = self.down(self.fine(self.patches(centred / 64))) + self.entry(stretch(latent))
             latent = latent + self.head(self.wide(self.modulation(features, quality)))
@@ -168,8 +184,7 @@ class Synthesis(nn.Module):
             features = self.blocks16(self.modulation16(self.entry(stretch(latent)), quality))
             latent = latent + self.head16(features)
         with torch.autocast(latent.device.type, enabled=False):
-            pixels = F.conv_transpose2d(latent.float() * step, self.linear, stride=PATCH)
-        pixels = pixels[:, :, OVERLAP:-OVERLAP, OVERLAP:-OVERLAP]
+            pixels = lapped_synthesis(latent.float() * step, self.linear)
         if self.branch:
             features = self.blocks8(F.pixel_shuffle(self.up8(features), 2))
             features = F.pixel_shuffle(self.up4(features), 2) + self.entry4(F.pixel_unshuffle(pixels / 64, 4))

@@ -17,7 +17,7 @@ from looc_codec.errors import ImageError, ModelError
 from looc_codec.model import LoocModel, load_model
 from looc_codec.training.codes import latent_of, units_of
 from looc_codec.training.loop import Trainer, TrainOptions
-from looc_codec.training.run import CHECKPOINT, WEIGHTS, RunRequest, train
+from looc_codec.training.run import CHECKPOINT, WEIGHTS, RunRequest, grown, train
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def options(**changes):
 
 
 def request(folder, out, **changes):
-    values = dict(data=folder, out=out, config=tiny_config(), options=options())
+    values = dict(data=folder, out=out, config=tiny_config().to_dict(), options=options())
     return RunRequest(**(values | changes))
 
 
@@ -139,3 +139,41 @@ def test_missing_data_and_missing_checkpoint_are_one_sentence(folder, tmp_path):
         train(request(tmp_path / "nowhere", tmp_path / "x"), silent)
     with pytest.raises(ModelError, match="no .* to resume"):
         train(request(folder, tmp_path / "y", resume=True), silent)
+
+
+def test_a_deeper_prior_starts_as_the_same_function():
+    model = LoocModel(tiny_config())
+    latent, quality = torch.randn(2, 24, 6, 4) * 5, torch.tensor([20.0, 80.0])
+    deeper = grown(model, tiny_config(prior_depth=3, name="deeper"))
+    results = []
+    for network in (model, deeper):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            results.append(network.prior(latent, quality))
+    assert deeper.name == "deeper" and len(deeper.prior.integer_layers()) > len(model.prior.integer_layers())
+    for key, value in results[0].items():
+        assert torch.equal(value, results[1][key]), key
+
+
+def test_growing_to_another_width_is_refused():
+    with pytest.raises(ModelError, match="train it from the start"):
+        grown(LoocModel(tiny_config()), tiny_config(prior_width=16))
+
+
+def test_groups_that_are_not_kept_take_the_mean_and_cost_nothing():
+    model = LoocModel(tiny_config())
+    latent, quality = torch.randn(2, 24, 6, 4) * 5, torch.tensor([50.0, 50.0])
+    torch.manual_seed(0)
+    whole = model.prior(latent, quality)
+    torch.manual_seed(0)
+    cut = model.prior(latent, quality, kept_groups=torch.tensor([1.0, 2.0]))
+    first = tiny_config().groups[0]
+    assert cut["bits"][0] < whole["bits"][0] and cut["bits"][1] == whole["bits"][1]
+    assert torch.equal(cut["latent_hat"][:, :first], whole["latent_hat"][:, :first])
+    assert torch.equal(cut["latent_hat"][1], whole["latent_hat"][1])
+    assert not torch.equal(cut["latent_hat"][0, first:], whole["latent_hat"][0, first:])
+
+
+def test_an_unknown_optimizer_is_refused(folder):
+    with pytest.raises(ModelError, match="choose soap or adamw"):
+        Trainer(LoocModel(tiny_config()), PictureStore(load_pictures(folder, min_side=32)), options(optimizer="sgd"))

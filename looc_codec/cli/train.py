@@ -23,6 +23,13 @@ class Stage(str, Enum):
     codes = "codes"
 
 
+class Optimizer(str, Enum):
+    """soap: Adam in the eigenbasis of the gradients' covariances, better per minute; adamw: the usual one."""
+
+    soap = "soap"
+    adamw = "adamw"
+
+
 class Dataset(str, Enum):
     """Data sets that `looc train` reads."""
 
@@ -46,7 +53,8 @@ def train(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only so many pictures.", show_default=False)] = None,
     rate: Annotated[float, typer.Option("--rate", min=0.0, help="Factor on all learning rates.")] = 1.0,
     prior_only: Annotated[float | None, typer.Option("--prior-only", min=0.0, max=1.0, help="Share of the run that trains only the prior.  [default: 0.16, with --init 0]", show_default=False)] = None,
-    bf16: Annotated[bool, typer.Option("--bf16/--no-bf16", help="Residual branches in bfloat16.")] = True,
+    optimizer: Annotated[Optimizer, typer.Option("--optimizer", help="soap learns more per minute, adamw needs less memory.")] = Optimizer.soap,
+    bf16: Annotated[bool, typer.Option("--bf16/--no-bf16", help="Networks in bfloat16, linear path in float32.")] = True,
     description: Annotated[str, typer.Option("--description", help="One line for the weights file.")] = "",
     device: DeviceOption = Device.cpu,
     quiet: QuietOption = False,
@@ -57,7 +65,6 @@ def train(
         raise typer.BadParameter(f"--crop {crop} is not a multiple of 16")
     if steps is not None and time_budget is not None:
         raise typer.BadParameter("give --steps or --time-budget, not both")
-    from looc_codec.config import LoocConfig
     from looc_codec.training.loop import TrainOptions
     from looc_codec.training.run import RunRequest
     from looc_codec.training.run import train as run_training
@@ -65,14 +72,14 @@ def train(
     fresh = TrainOptions()
     share = (0.0 if init else 0.16) if prior_only is None else prior_only
     options = TrainOptions(
-        stage=stage.value, minutes=None if steps else (time_budget or 30.0), steps=steps, batch=batch, crop=crop, seed=seed, bf16=bf16,
-        prior_only_share=share, transform_rate=fresh.transform_rate * rate, branch_rate=fresh.branch_rate * rate, prior_rate=fresh.prior_rate * rate,
+        stage=stage.value, minutes=None if steps else (time_budget or 30.0), steps=steps, batch=batch, crop=crop, seed=seed, bf16=bf16, optimizer=optimizer.value,
+        prior_only_share=share, hyper_ramp_steps=1 if init else fresh.hyper_ramp_steps, transform_rate=fresh.transform_rate * rate, branch_rate=fresh.branch_rate * rate, prior_rate=fresh.prior_rate * rate,
     )
     values = {} if config is None else _read_config(config)
     if name is not None:
         values["name"] = name
     request = RunRequest(
-        data=data, out=out, config=LoocConfig.from_dict(values), options=options, device=device.value, init=init, resume=resume,
+        data=data, out=out, config=values, options=options, device=device.value, init=init, resume=resume,
         limit=limit, description=description,
     )
     with ExitStack() as stack:

@@ -22,6 +22,7 @@ from looc_codec.errors import ModelError
 from looc_codec.model import LoocModel
 from looc_codec.training.checkpoint import load_checkpoint, save_checkpoint
 from looc_codec.training.codes import CodeFitter
+from looc_codec.training.soap import Soap
 from looc_codec.transforms import dct_kernels
 
 RATE_DISTORTION_SLOPE = 26.0
@@ -50,6 +51,8 @@ class TrainOptions:
     save_minutes: float = 2.0
     log_every: int = 50
     hyper_ramp_steps: int = 600
+    cut_share: float = 0.04
+    optimizer: str = "soap"
     bf16: bool = False
     compile: bool = False
 
@@ -96,8 +99,12 @@ class Trainer:
             transform.to(memory_format=torch.channels_last)
         self.codes = codes
         groups = self.parameter_groups()
-        fused = device != "cpu"
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=fused)
+        if options.optimizer == "soap":
+            self.optimizer = Soap(groups)
+        elif options.optimizer == "adamw":
+            self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=device != "cpu")
+        else:
+            raise ModelError(f"there is no optimizer {options.optimizer}; choose soap or adamw")
         self.ema = {name: value.detach().clone() for name, value in model.named_parameters()}
         self.generators = {"crops": torch.Generator(device).manual_seed(options.seed)}
         torch.manual_seed(options.seed)
@@ -144,14 +151,20 @@ class Trainer:
         quality = torch.floor(QUALITY_MIN + strata * (QUALITY_MAX - QUALITY_MIN + 1)).clamp(max=QUALITY_MAX)
         return pixels.contiguous(memory_format=torch.channels_last), quality
 
+    def kept_groups(self, count: int) -> Tensor:
+        """Coded groups of each picture: now and then a file is cut short, so that previews are worth looking at."""
+        groups = len(self.model.config.groups)
+        draw = torch.rand(2, count, generator=self.generators["crops"], device=self.device)
+        return torch.where(draw[0] < self.options.cut_share, torch.floor(draw[1] * (groups - 1)) + 1, torch.full_like(draw[1], groups))
+
     def joint_step(self, pixels: Tensor, quality: Tensor, prior_only: bool) -> dict[str, Tensor]:
         """Loss and figures of one batch. With `prior_only` the transforms stay as they are and only rate is trained."""
         model, options, samples = self.model, self.options, pixels.shape[2] * pixels.shape[3]
         autocast = torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.options.bf16)
         with autocast, torch.set_grad_enabled(not prior_only):
             latent = model.analysis(pixels, quality).float()
-        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.options.bf16 and self.device != "cpu"):
-            result = model.prior(latent, quality, None if self.codes is None else self.codes.quantiser(quality))
+        with autocast:
+            result = model.prior(latent, quality, None if self.codes is None else self.codes.quantiser(quality), self.kept_groups(len(quality)))
         # Hyper codes are cheap at first, or they collapse to zero before anything has learned to read them.
         ramp = 1.0 if self.codes is not None else min(1.0, 0.1 + self.step_count / options.hyper_ramp_steps)
         bpp = (result["bits"] + ramp * result["hyper_bits"]) / samples

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,11 +25,15 @@ FIT_BATCHES = 60
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What `looc train` was asked for. `init` is a weights file or a checkpoint whose weights are continued."""
+    """What `looc train` was asked for.
+
+    `init` is a weights file or a checkpoint whose weights are continued; `config` holds the fields of LoocConfig that
+    differ from it, or from the defaults in a fresh run.
+    """
 
     data: Path
     out: Path
-    config: LoocConfig = LoocConfig()
+    config: dict = field(default_factory=dict)
     options: TrainOptions = TrainOptions()
     device: str = "cpu"
     init: Path | None = None
@@ -52,10 +56,31 @@ def load_store(request: RunRequest, report: Report) -> PictureStore:
 def starting_model(request: RunRequest, store: PictureStore) -> LoocModel:
     """A fresh model started from the DCT and the data's statistics, or the one that --init names."""
     if request.init is None:
-        model = LoocModel(request.config, measured_channel_order(store)).to(request.device)
+        model = LoocModel(LoocConfig.from_dict(request.config), measured_channel_order(store)).to(request.device)
         start_scales_from_data(model, store)
         return model
-    return model_of(request.init)
+    model = model_of(request.init)
+    return grown(model, LoocConfig.from_dict(model.config.to_dict() | request.config))
+
+
+def grown(model: LoocModel, config: LoocConfig) -> LoocModel:
+    """The same function under another configuration: a new name or version, or a deeper prior whose added layers start
+    as the identity. Raises ModelError for any other difference in size."""
+    if config == model.config:
+        return model
+    new, old = LoocModel(config), dict(model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in new.named_parameters():
+            if name in old and old[name].shape == parameter.shape:
+                parameter.copy_(old[name])
+            elif name not in old and ".hidden." in name:
+                # Activations are whole numbers of 0..255, so identity and clipping change nothing.
+                parameter.copy_(torch.eye(len(parameter))[:, :, None, None] if name.endswith("weight") else torch.zeros_like(parameter))
+            else:
+                raise ModelError(f"weights cannot be carried over to this configuration: {name} differs in size; train it from the start")
+    if len(old) > len(list(new.parameters())):
+        raise ModelError("weights cannot be carried over to a configuration with fewer layers; train it from the start")
+    return new
 
 
 def model_of(path: Path) -> LoocModel:
@@ -119,9 +144,9 @@ def train(request: RunRequest, report: Report) -> bool:
     if meta is not None:
         saved = TrainOptions(**meta["options"])
         budget = {name: getattr(request.options, name) for name in ("minutes", "steps")}
-        request = dataclasses.replace(request, options=dataclasses.replace(saved, **budget), config=LoocConfig.from_dict(meta["config"]))
+        request = dataclasses.replace(request, options=dataclasses.replace(saved, **budget))
     store = load_store(request, report)
-    model = LoocModel(request.config) if meta is not None else starting_model(request, store)
+    model = LoocModel(LoocConfig.from_dict(meta["config"])) if meta is not None else starting_model(request, store)
     model.to(request.device)
     codes = None
     if request.options.stage == "codes":
