@@ -55,6 +55,7 @@ def train(
     prior_only: Annotated[float | None, typer.Option("--prior-only", min=0.0, max=1.0, help="Share of the run that trains only the prior.  [default: 0.16, with --init 0]", show_default=False)] = None,
     optimizer: Annotated[Optimizer, typer.Option("--optimizer", help="soap learns more per minute, adamw needs less memory.")] = Optimizer.soap,
     bf16: Annotated[bool, typer.Option("--bf16/--no-bf16", help="Networks in bfloat16, linear path in float32.")] = True,
+    validation: Annotated[Path | None, typer.Option("--validation", metavar="DIR", help="Pictures to watch the loss and draw samples on; never trained on.", show_default=False)] = None,
     description: Annotated[str, typer.Option("--description", help="One line for the weights file.")] = "",
     device: DeviceOption = Device.cpu,
     quiet: QuietOption = False,
@@ -80,7 +81,7 @@ def train(
         values["name"] = name
     request = RunRequest(
         data=data, out=out, config=values, options=options, device=device.value, init=init, resume=resume,
-        limit=limit, description=description,
+        limit=limit, validation=validation, description=description,
     )
     with ExitStack() as stack:
         report = _reporter(stack, options, quiet=quiet, as_json=as_json)

@@ -18,6 +18,7 @@ from looc_codec.model import LoocModel
 from looc_codec.prior import ACTIVATION_ONE, LATENT_ONE, RATIO_LOG_WIDTH, SCALE_LOG_LOW, SCALE_LOG_WIDTH, unit_classes
 from looc_codec.quantizers.codebook import ESCAPE_FACTOR, HIGH_RATE_LAMBDA, SharedCodebook, lattice
 from looc_codec.quantizers.units import latent_of, units_of
+from looc_codec.training.parallel import Processes
 
 LARGEST_DIGIT_FACTOR = 16
 REACH_IN_DEVIATIONS = 3.6
@@ -36,8 +37,8 @@ DECAY_PER_REFRESH = 0.8
 class CodeFitter:
     """Shared codebook of a model in training: quantiser for the forward pass, running counts and centroids."""
 
-    def __init__(self, model: LoocModel, device: str = "cpu", lagrangian: float = HIGH_RATE_LAMBDA) -> None:
-        self.model, self.device, self.lagrangian = model, device, lagrangian
+    def __init__(self, model: LoocModel, device: str = "cpu", lagrangian: float = HIGH_RATE_LAMBDA, processes: Processes = Processes()) -> None:
+        self.model, self.device, self.lagrangian, self.processes = model, device, lagrangian, processes
         self.config = model.config
         self.book = model.codebook
         self.observed = 0
@@ -196,6 +197,7 @@ class CodeFitter:
             rows = torch.cat([self.rows_of(result["log_scale"].detach()), self.hyper_rows_of(quality, result["hyper_residual"].shape)])
             self.count(units, rows)
         if self.observed % REFRESH_STEPS == 0:
+            self.processes.average((self.counts, self.sums, self.totals))
             self.refresh()
             for value in (self.counts, self.sums, self.totals):
                 value *= DECAY_PER_REFRESH

@@ -16,18 +16,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN, LoocConfig
+from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN
 from looc_codec.data import PictureStore
 from looc_codec.errors import ModelError
 from looc_codec.model import LoocModel
 from looc_codec.training.checkpoint import load_checkpoint, save_checkpoint
 from looc_codec.training.codes import CodeFitter
+from looc_codec.training.loss import distortion_weight
+from looc_codec.training.parallel import Processes
 from looc_codec.training.soap import Soap
+from looc_codec.training.validation import draw_curves, validate, write_samples
 from looc_codec.transforms import dct_kernels
 
-RATE_DISTORTION_SLOPE = 26.0
-"""lambda * step² for MSE over RGB on the 0..255 scale and rate in bits per pixel: the high-rate slope of a uniform
-quantiser, 3 * 12 / (2 ln 2), so that an orthonormal transform needs no other gain than the nominal step."""
+CLOCK_STEPS = 10
+"""Steps after which the processes of a run agree on the time spent; learning rates must be the same in all of them."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,6 @@ class TrainOptions:
     compile: bool = False
 
 
-def distortion_weight(config: LoocConfig, quality: Tensor) -> Tensor:
-    """lambda of each quality `(B,)`: bits per pixel that one unit of MSE (0..255 scale) is worth."""
-    position = (quality - QUALITY_MIN) / (QUALITY_MAX - QUALITY_MIN)
-    step = config.step_coarsest * (config.step_finest / config.step_coarsest) ** position
-    return RATE_DISTORTION_SLOPE / step**2
-
-
 def measured_channel_order(store: PictureStore, count: int = 256) -> Tensor:
     """DCT channels from the highest to the lowest energy on `count` crops of the training pictures: `(768,)` int64."""
     generator = torch.Generator(store.pixels.device).manual_seed(1)
@@ -90,14 +85,17 @@ class Trainer:
     With a fitted `codes` the run is of stage "codes", else of stage "continuous".
     """
 
-    def __init__(self, model: LoocModel, store: PictureStore, options: TrainOptions, device: str = "cpu", codes: CodeFitter | None = None) -> None:
+    def __init__(self, model: LoocModel, store: PictureStore, options: TrainOptions, device: str = "cpu", codes: CodeFitter | None = None,
+                 processes: Processes = Processes(), held_out: Tensor | None = None) -> None:
         if (options.minutes is None) == (options.steps is None):
             raise ModelError("give a training run either a number of minutes or a number of steps")
-        self.store, self.options, self.device = store, options, device
+        self.store, self.options, self.device, self.processes = store, options, device, processes
+        self.held_out = None if held_out is None else held_out.to(device)
         self.model = model.to(device)
         for transform in (model.analysis, model.synthesis):
             transform.to(memory_format=torch.channels_last)
         self.codes = codes
+        processes.share(parameter.detach() for parameter in model.parameters())
         groups = self.parameter_groups()
         if options.optimizer == "soap":
             self.optimizer = Soap(groups)
@@ -106,8 +104,8 @@ class Trainer:
         else:
             raise ModelError(f"there is no optimizer {options.optimizer}; choose soap or adamw")
         self.ema = {name: value.detach().clone() for name, value in model.named_parameters()}
-        self.generators = {"crops": torch.Generator(device).manual_seed(options.seed)}
-        torch.manual_seed(options.seed)
+        self.generators = {"crops": torch.Generator(device).manual_seed(options.seed + processes.rank)}
+        torch.manual_seed(options.seed + processes.rank)
         self.step_count, self.seconds_used, self.pictures_seen = 0, 0.0, 0
         if options.compile:
             self.model.analysis = torch.compile(self.model.analysis)
@@ -189,11 +187,12 @@ class Trainer:
         figures = self.joint_step(pixels, quality, prior_only)
         self.optimizer.zero_grad(set_to_none=True)
         figures["objective"].backward()
+        self.processes.average(parameter.grad for parameter in self.model.parameters() if parameter.grad is not None)
         for group in self.optimizer.param_groups:
             torch.nn.utils.clip_grad_norm_(group["params"], self.options.clip_norm)
         self.optimizer.step()
         self.step_count += 1
-        self.pictures_seen += len(pixels)
+        self.pictures_seen += len(pixels) * self.processes.count
         decay = min(self.options.ema_decay, (1 + self.step_count) / (10 + self.step_count))
         parameters = [parameter.detach() for _, parameter in self.model.named_parameters()]
         torch._foreach_lerp_(list(self.ema.values()), parameters, 1 - decay)
@@ -209,16 +208,18 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         options, sums, finished = self.options, {}, False
         last = last_save = time.perf_counter()
-        counted, counted_since = 0, last
+        counted, counted_since, own_seconds = 0, last, self.seconds_used
         try:
             while self.progress() < 1:
                 figures = self.step()
                 for key in ("loss", "bpp", "mse"):
                     sums[key] = sums.get(key, 0) + figures[key].mean()
-                counted += len(figures["bpp"])
+                counted += len(figures["bpp"]) * self.processes.count
                 now = time.perf_counter()
-                self.seconds_used += now - last
+                own_seconds += now - last
                 last = now
+                if self.step_count % CLOCK_STEPS == 0 or self.processes.count == 1:
+                    self.seconds_used = self.processes.agree(own_seconds, self.device)
                 if self.step_count % options.log_every == 0:
                     means = {key: float(value) / options.log_every for key, value in sums.items()}
                     sums = {}
@@ -229,19 +230,40 @@ class Trainer:
                         "images_per_second": round(counted / (now - counted_since), 1),
                     }
                     counted, counted_since = 0, now
-                    self.log(folder / "log.csv", row)
+                    if self.processes.first:
+                        self.log(folder / "log.csv", row)
                     if report is not None:
                         report(row | {"progress": self.progress()})
-                if now - last_save > 60 * options.save_minutes:
+                if self.processes.first and now - last_save > 60 * options.save_minutes:
                     self.save(folder)
+                    self.show(folder)
                     last_save = time.perf_counter()
             finished = True
         except KeyboardInterrupt:
             pass
         finally:
             # Also when the process is asked to end (SIGTERM becomes SystemExit): hours of training are not lost.
-            self.save(folder)
+            if self.processes.first:
+                self.save(folder)
+        if finished and self.processes.first:
+            self.show(folder)
         return finished
+
+    def show(self, folder: Path) -> None:
+        """Validation row, sample reconstructions and curves of the averaged weights as they stand."""
+        if self.held_out is not None:
+            weights = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
+            self.take(self.ema)
+            self.log(folder / "validation.csv", {"step": self.step_count, "seconds": round(self.seconds_used, 1)} | validate(self.model, self.held_out))
+            write_samples(self.model, self.held_out, folder / "samples.png")
+            self.take(weights)
+        if (folder / "log.csv").exists():
+            draw_curves(folder)
+
+    @torch.no_grad()
+    def take(self, weights: dict[str, Tensor]) -> None:
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(weights[name])
 
     @staticmethod
     def log(path: Path, row: dict) -> None:

@@ -16,6 +16,8 @@ from looc_codec.model import LoocModel, load_model, save_model
 from looc_codec.training.checkpoint import load_checkpoint, read_meta
 from looc_codec.training.codes import CodeFitter
 from looc_codec.training.loop import Trainer, TrainOptions, measured_channel_order, start_scales_from_data
+from looc_codec.training.parallel import Processes, join, leave
+from looc_codec.training.validation import centre_crops
 
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
@@ -28,7 +30,7 @@ class RunRequest:
     """What `looc train` was asked for.
 
     `init` is a weights file or a checkpoint whose weights are continued; `config` holds the fields of LoocConfig that
-    differ from it, or from the defaults in a fresh run.
+    differ from it, or from the defaults in a fresh run. `validation` is a folder of pictures that are only looked at.
     """
 
     data: Path
@@ -39,6 +41,7 @@ class RunRequest:
     init: Path | None = None
     resume: bool = False
     limit: int | None = None
+    validation: Path | None = None
     description: str = ""
 
 
@@ -94,24 +97,22 @@ def model_of(path: Path) -> LoocModel:
         return model.train().requires_grad_(True)
     model = LoocModel(LoocConfig.from_dict(meta["config"]))
     ema, _ = load_checkpoint(path, model, None, {})
-    take_ema(model, ema)
-    return model
-
-
-def take_ema(model: LoocModel, ema: dict[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(ema[name])
+    return model
 
 
-def fit_codes(model: LoocModel, store: PictureStore, device: str, report: Report, *, batches: int = FIT_BATCHES, crop: int = 192, rounds: int = 6) -> CodeFitter:
+def fit_codes(model: LoocModel, store: PictureStore, device: str, report: Report, processes: Processes = Processes(), *, batches: int = FIT_BATCHES, crop: int = 192, rounds: int = 6) -> CodeFitter:
     """Fits the shared codebook and tables to a model: plain rounding first, then its own codes."""
-    fitter = CodeFitter(model, device)
+    fitter = CodeFitter(model, device, processes=processes)
     generator = torch.Generator(device).manual_seed(3)
     for number, part in enumerate((batches // 3, batches)):
         units, rows = fitter.gather(store, generator, max(1, part), crop=min(crop, store.smallest // 16 * 16),
                                     report=lambda index, number=number, part=part: report("fitting", {"round": number, "batch": index, "batches": part}))
         fitter.fit(units, rows, rounds)
+    if processes.count > 1:
+        fitter.restore(processes.share_state(fitter.state()))
     return fitter
 
 
@@ -139,6 +140,16 @@ def train(request: RunRequest, report: Report) -> bool:
         raise ModelError(f"there is no {checkpoint} to resume; leave --resume away to start a new run")
     if request.device.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError("no CUDA device is available here; give --device cpu")
+    processes, device = join(request.device)
+    try:
+        return train_stage(dataclasses.replace(request, device=device), report if processes.first else lambda kind, figures: None, processes)
+    finally:
+        leave()
+
+
+def train_stage(request: RunRequest, report: Report, processes: Processes) -> bool:
+    """`train` in one of the processes of a run."""
+    checkpoint = request.out / CHECKPOINT
     torch.manual_seed(request.options.seed)
     meta = read_meta(checkpoint) if request.resume else None
     if meta is not None:
@@ -146,18 +157,23 @@ def train(request: RunRequest, report: Report) -> bool:
         budget = {name: getattr(request.options, name) for name in ("minutes", "steps")}
         request = dataclasses.replace(request, options=dataclasses.replace(saved, **budget))
     store = load_store(request, report)
+    held_out = None
+    if request.validation is not None:
+        side = request.options.crop
+        held_out = centre_crops(load_pictures(request.validation, min_side=side), side)
     model = LoocModel(LoocConfig.from_dict(meta["config"])) if meta is not None else starting_model(request, store)
     model.to(request.device)
     codes = None
     if request.options.stage == "codes":
-        codes = CodeFitter(model, request.device) if meta is not None else fit_codes(model, store, request.device, report)
-    trainer = Trainer(model, store, request.options, request.device, codes)
+        codes = CodeFitter(model, request.device, processes=processes) if meta is not None else fit_codes(model, store, request.device, report, processes)
+    trainer = Trainer(model, store, request.options, request.device, codes, processes, held_out)
     if meta is not None:
         trainer.resume(checkpoint, meta)
     if not trainer.run(request.out, lambda row: report("training", row)):
         return False
-    take_ema(model, trainer.ema)
-    codes = fit_codes(model, store, request.device, report)
-    exported = export_weights(model, request.out / WEIGHTS, request.description)
-    report("done", {"weights": str(request.out / WEIGHTS), "fingerprint": exported.fingerprint.hex(), "bits_per_unit": codes.bits_per_unit})
+    if processes.first:
+        trainer.take(trainer.ema)
+        codes = fit_codes(model, store, request.device, report)
+        exported = export_weights(model, request.out / WEIGHTS, request.description)
+        report("done", {"weights": str(request.out / WEIGHTS), "fingerprint": exported.fingerprint.hex(), "bits_per_unit": codes.bits_per_unit})
     return True
