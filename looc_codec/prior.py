@@ -39,6 +39,7 @@ EXACT_LIMIT = 2**24
 # A margin for the bias and for rounding weights up; the exact bound is checked again on export.
 PLANNED_LIMIT = EXACT_LIMIT - 2**17
 NEIGHBOUR_BITS = 7
+EXPONENT_MIN, EXPONENT_MAX = -8, 20
 
 SCALE_LOG_LOW = -192
 """Sum of two log scales (1/32 each) below which a unit falls into class 0: mean log scale -3.0."""
@@ -87,7 +88,7 @@ class IntegerConv2d(nn.Module):
         total = weight.abs().sum((1, 2, 3)) * ACTIVATION_LIMIT + self.bias.detach().abs() * ACTIVATION_ONE
         room = PLANNED_LIMIT - ACTIVATION_LIMIT * weight[0].numel() / 2
         limit = torch.minimum(WEIGHT_LIMIT / peak, room / total.clamp_min(1e-6))
-        return torch.floor(torch.log2(limit)).clamp(-8, 20)
+        return torch.floor(torch.log2(limit)).clamp(EXPONENT_MIN, EXPONENT_MAX)
 
     def integers(self) -> tuple[Tensor, Tensor, Tensor]:
         """Integer weights, integer biases and exponents, all float32 with whole values."""
@@ -115,19 +116,29 @@ class IntegerConv2d(nn.Module):
     def export(self, prefix: str) -> dict[str, Tensor]:
         """int8 weights, int32 biases, int8 exponents; raises ModelError when a sum could reach 2^24."""
         weight, bias, exponent = (value.detach() for value in self.integers())
-        worst = weight.double().abs().sum((1, 2, 3)) * ACTIVATION_LIMIT + bias.double().abs()
-        # floor(acc * 2^-e + 1/2) adds half a unit of the rescaled sum, 2^(e-1) units of acc.
-        worst = worst + torch.exp2((exponent - self.gain_bits).clamp_min(0).double()) / 2
-        if worst.max() >= EXACT_LIMIT:
-            raise ModelError(f"layer {prefix} can reach {worst.max():.0f} >= 2^24, so float32 sums would not be exact")
+        self.require_exact(weight, bias, exponent, prefix)
         return {
             f"{prefix}.weight": weight.to(torch.int8),
             f"{prefix}.bias": bias.to(torch.int32),
             f"{prefix}.exponent": exponent.to(torch.int8),
         }
 
+    def require_exact(self, weight: Tensor, bias: Tensor, exponent: Tensor, prefix: str) -> None:
+        """Raises ModelError unless every sum that these integers can give stays below 2^24, where float32 is exact."""
+        worst = weight.double().abs().sum((1, 2, 3)) * ACTIVATION_LIMIT + bias.double().abs()
+        # floor(acc * 2^-e + 1/2) adds half a unit of the rescaled sum, 2^(e-1) units of acc.
+        worst = worst + torch.exp2((exponent - self.gain_bits).clamp_min(0).double()) / 2
+        if worst.max() >= EXACT_LIMIT:
+            raise ModelError(f"layer {prefix} can reach {worst.max():.0f} >= 2^24, so float32 sums would not be exact")
+        if exponent.min() < EXPONENT_MIN or exponent.max() > EXPONENT_MAX:
+            raise ModelError(f"layer {prefix} has exponents outside {EXPONENT_MIN}..{EXPONENT_MAX}")
+
     def restore(self, tensors: dict[str, Tensor], prefix: str) -> None:
-        """Sets the float weights to the stored integers and freezes them, so that `forward` uses exactly those."""
+        """Sets the float weights to the stored integers and freezes them, so that `forward` uses exactly those.
+
+        Raises ModelError for integers whose sums would not be exact.
+        """
+        self.require_exact(*(tensors[f"{prefix}.{part}"].float() for part in ("weight", "bias", "exponent")), prefix)
         exponent = tensors[f"{prefix}.exponent"].float()
         scale = torch.exp2(-exponent)
         with torch.no_grad():
@@ -486,7 +497,12 @@ class Prior(nn.Module):
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Takes the integers of `export` and freezes the prior to them."""
+        """Takes the integers of `export` and freezes the prior to them; ModelError when they are not such integers."""
+        expected = {name: (value.dtype, value.shape) for name, value in self.export().items()}
+        if {name: (value.dtype, value.shape) for name, value in tensors.items()} != expected:
+            raise ModelError("the weights file holds other prior tensors than its configuration needs")
+        if tensors["companding"].max() > COMPANDED_LIMIT or min(map(int, (tensors[name].min() for name in self.neighbour_means()))) < -WEIGHT_LIMIT:
+            raise ModelError("the weights file holds prior integers out of range")
         for name, layer in self.integer_layers().items():
             layer.restore(tensors, name)
         for name, neighbour in self.neighbour_means().items():

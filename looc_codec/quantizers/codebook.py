@@ -239,11 +239,17 @@ class SharedCodebook(nn.Module):
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Takes the tensors of `export`, checking that they form a legal bank."""
-        codevectors, frequencies = tensors["codevectors"].to(torch.int32), tensors["frequencies"].to(torch.int32)
+        stored = {name: (value.dtype, value.dim()) for name, value in tensors.items()}
+        if stored != {"codevectors": (torch.int16, 2), "frequencies": (torch.int32, 2), "digit_factor": (torch.uint8, 1)}:
+            raise ModelError("the weights file holds other codebook tensors than this looc knows")
+        codevectors, frequencies = tensors["codevectors"].to(torch.int32), tensors["frequencies"]
         self.set_digits(tensors["digit_factor"].to(torch.int32))
         config = self.config
         legal = (
-            codevectors.shape == (config.codebook_size, config.codevector_dim)
+            0 not in codevectors.shape and 0 not in frequencies.shape
+            and not codevectors[0].any()
+            and bool((self.digit_factor <= ESCAPE_FACTOR).all())
+            and codevectors.shape == (config.codebook_size, config.codevector_dim)
             and self.fine_rows == config.latent_classes + config.hyper_classes
             and frequencies.shape == (self.rows, config.codebook_size + 1)
             and int(frequencies.min()) >= 1
