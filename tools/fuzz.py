@@ -527,7 +527,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="this many times the usual number of cases")
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(CASES), help="targets, separated by commas")
     parser.add_argument("--room-mib", type=int, default=128, help="memory that one case may need")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON here")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON here; figures of targets that did not run now are kept")
     parser.add_argument("--replay", metavar="TARGET:NUMBER")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--progress", type=Path, help=argparse.SUPPRESS)
@@ -541,7 +541,11 @@ def main() -> None:
         count = max(1, round(CASES[arguments.work] * arguments.scale))
         print(json.dumps(work(arguments.work, count, arguments.room_mib, arguments.progress)))
         return
-    report: dict = {"room_mib": arguments.room_mib, "max_pixels": MAX_PIXELS, "longest_seconds_allowed": LONGEST_SECONDS, "targets": {}}
+    limits = {"room_mib": arguments.room_mib, "max_pixels": MAX_PIXELS, "longest_seconds_allowed": LONGEST_SECONDS}
+    earlier = json.loads(arguments.out.read_text()) if arguments.out and arguments.out.exists() else {}
+    if {key: earlier.get(key) for key in limits} != limits:
+        earlier = {"targets": {}}
+    report: dict = {**limits, "targets": earlier["targets"]}
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.only:
@@ -550,23 +554,23 @@ def main() -> None:
             command = [sys.executable, __file__, "--work", name, "--scale", str(arguments.scale), "--room-mib", str(arguments.room_mib), "--progress", str(progress)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": folder})
             if done.returncode:
-                failed = True
-                report["targets"][name] = {"crashed_at": f"{name}:{progress.read_text().strip()}", "exit_code": done.returncode}
+                result = {"crashed_at": f"{name}:{progress.read_text().strip()}", "exit_code": done.returncode}
                 print(f"{name}: the process ended with {done.returncode} at case {progress.read_text().strip()}", flush=True)
-                continue
-            result = json.loads(done.stdout.splitlines()[-1])
+            else:
+                result = json.loads(done.stdout.splitlines()[-1])
+                outcomes = ", ".join(f"{kind} {number}" for kind, number in result["outcomes"].items())
+                print(f"{name}: {result['cases']} cases, {len(result['defects'])} defects; {outcomes}; slowest {result['slowest_cpu_seconds']:.3f} s,"
+                      f" largest {result['largest_memory_mib']:.0f} MiB; {result['seconds']:.0f} s", flush=True)
+            failed |= "crashed_at" in result or bool(result["defects"])
             report["targets"][name] = result
-            failed |= bool(result["defects"])
-            outcomes = ", ".join(f"{kind} {number}" for kind, number in result["outcomes"].items())
-            print(f"{name}: {result['cases']} cases, {len(result['defects'])} defects; {outcomes}; slowest {result['slowest_cpu_seconds']:.3f} s,"
-                  f" largest {result['largest_memory_mib']:.0f} MiB; {result['seconds']:.0f} s", flush=True)
-    results = report["targets"].values()
-    report["cases"] = sum(result.get("cases", 0) for result in results)
-    report["defects"] = sum(len(result.get("defects", [0])) for result in results)
+            report["targets"] = {known: report["targets"][known] for known in CASES if known in report["targets"]}
+            report["cases"] = sum(part.get("cases", 0) for part in report["targets"].values())
+            report["defects"] = sum(len(part.get("defects", [0])) for part in report["targets"].values())
+            # After each target, so that a campaign that is stopped keeps what it has.
+            if arguments.out:
+                arguments.out.parent.mkdir(parents=True, exist_ok=True)
+                arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     print(f"{report['cases']} mutated files, {report['defects']} defects")
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     raise SystemExit(1 if failed else 0)
 
 

@@ -33,6 +33,7 @@ HIGH_RATE_LAMBDA = 2 * math.log(2) / 12
 GRID_PER_STEP = 4
 SHORTLIST = 16
 CHUNK = 1 << 16
+PICK_UNITS = 1 << 20
 ESCAPE_FACTOR = 32
 ESCAPE_ERROR = 1.0
 """Squared error (steps²) from which the encoder considers an escape; nearer units cannot gain by it."""
@@ -174,7 +175,14 @@ class SharedCodebook(nn.Module):
         return torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.int64, device=residual.device)
 
     def pick(self, residual: Tensor, rows: Tensor, lagrangian: float = HIGH_RATE_LAMBDA) -> Digits:
-        """Digits of residuals `(n, d*)` (1/16 steps, fractions allowed) in their rows, by cost in distortion and bits."""
+        """Digits of residuals `(n, d*)` (1/16 steps, fractions allowed) in their rows, by cost in distortion and bits.
+
+        In parts, because a large picture has tens of millions of units in one step and the search needs a dozen arrays of them.
+        """
+        parts = [self.pick_part(*part, lagrangian) for part in zip(residual.split(PICK_UNITS), rows.split(PICK_UNITS), strict=True)]
+        return Digits(*(torch.cat([getattr(part, name) for part in parts]) for name in ("first", "second", "coarse", "fine")))
+
+    def pick_part(self, residual: Tensor, rows: Tensor, lagrangian: float) -> Digits:
         residual = residual.float() / FIXED_ONE
         factor = self.digit_factor[rows]
         wide = (factor > 1).nonzero().flatten()
@@ -225,8 +233,8 @@ class SharedCodebook(nn.Module):
     def value(self, digits: Digits, rows: Tensor) -> Tensor:
         """Integer residuals `(n, d*)` int32 (1/16 steps) of the digits: G c_first + c_second. Exact."""
         value = self.padded[digits.second]
-        wide = (digits.first >= 0)[:, None]
-        value = torch.where(wide, value + self.digit_factor[rows][:, None] * self.padded[digits.first.clamp_min(0)], value)
+        wide = (digits.first >= 0).nonzero().flatten()
+        value[wide] += self.digit_factor[rows[wide], None] * self.padded[digits.first[wide]]
         value[digits.second == len(self.codevectors)] = ESCAPE_FACTOR * self.padded[digits.coarse] + self.padded[digits.fine]
         return value
 
