@@ -136,13 +136,12 @@ def encode_latent(latent: Tensor, quality: int, model: LoocModel, *, lagrangian:
     """Latent `(d, h, w)` in steps → payload segments, code checksum, quantised latent `(d, h, w)` int32 (1/16 steps)."""
     config, book, bank = model.config, model.codebook, table_bank(model)
     _, height, width = latent.shape
-    fixed = (latent * LATENT_ONE).flatten(1)
-    hyper = (model.prior.analyse_hyper(latent[None])[0] * LATENT_ONE).flatten(1)
+    flat, hyper = latent.flatten(1), model.prior.analyse_hyper_in_strips(latent).flatten(1)
     encoders = [SegmentEncoder(bank) for _ in range(config.segments)]
     checksum = CodeChecksum()
 
     def code(step: CodingStep, rows: Tensor, mean: Tensor) -> Tensor:
-        target = step.units(hyper if step.hyper else fixed, config.codevector_dim)
+        target = step.units(hyper if step.hyper else flat, config.codevector_dim) * LATENT_ONE
         digits = book.pick(target - mean, rows, lagrangian)
         for symbols, table_rows in book.symbols(digits, rows):
             encoders[step.segment].append(symbols.numpy(), table_rows.numpy())

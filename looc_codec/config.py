@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 
 from looc_codec.errors import ModelError
@@ -11,6 +12,16 @@ from looc_codec.errors import ModelError
 QUALITY_MIN, QUALITY_MAX = 1, 100
 PATCH = 16
 """Pixels per latent position along each axis."""
+_LIMITS = {
+    "version": (0, 2**31), "channels": (1, 768), "codevector_dim": (1, 16), "codebook_size": (16, 32767), "groups": (1, 768),
+    "hyper_channels": (1, 256), "hyper_quality_bins": (1, 100), "prior_width": (1, 512), "prior_depth": (0, 8), "scale_classes": (1, 256),
+    "ratio_classes": (1, 63), "analysis_widths": (1, 1024), "analysis_blocks": (0, 32), "synthesis_widths": (1, 1024),
+    "synthesis_blocks": (0, 32), "quality_anchors": (2, 100),
+}  # fmt: skip
+"""Smallest and largest value of every whole number: a weights file from anywhere must not make looc build a network of any size.
+768 channels are all that 16x16 pixels of three colours have."""
+_TUPLE_LENGTHS = {"groups": range(1, 15), "analysis_widths": (2,), "analysis_blocks": (2,), "synthesis_widths": (3,), "synthesis_blocks": (3,)}
+_MAX_TABLE_ENTRIES = 2**23
 
 
 @dataclass(frozen=True)
@@ -42,17 +53,44 @@ class LoocConfig:
     step_finest: float = 11.3
 
     def __post_init__(self) -> None:
-        problems = []
+        problems = self._problems_of_fields()
+        if problems:
+            raise ModelError(f"invalid model configuration: {'; '.join(problems)}")
         if sum(self.groups) != self.channels:
             problems.append(f"groups {self.groups} do not add up to {self.channels} channels")
         if any(group % self.codevector_dim for group in (*self.groups, self.hyper_channels)):
             problems.append(f"every group must be a multiple of codevector_dim {self.codevector_dim}")
-        if not 16 <= self.codebook_size <= 32767:
-            problems.append(f"codebook_size {self.codebook_size} is outside 16..32767")
         if self.codevector_dim != 2 and self.ratio_classes != 1:
             problems.append("ratio_classes above 1 need codevector_dim 2")
+        if self.ratio_classes % 2 == 0:
+            problems.append("ratio_classes must be odd")
+        # Every row of codes may have one of first digits beside it, and two rows serve escaped units.
+        entries = (2 * (self.latent_classes + self.hyper_classes) + 2) * (self.codebook_size + 1)
+        if entries > _MAX_TABLE_ENTRIES:
+            problems.append(f"its tables could have {entries} entries, more than {_MAX_TABLE_ENTRIES}")
         if problems:
             raise ModelError(f"invalid model configuration: {'; '.join(problems)}")
+
+    def _problems_of_fields(self) -> list[str]:
+        """What is wrong with single fields: their types, lengths and ranges."""
+        problems = []
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            lengths = _TUPLE_LENGTHS.get(name)
+            if lengths is not None and (not isinstance(value, tuple) or len(value) not in lengths):
+                problems.append(f"{name} {value!r} is not a list of its length")
+                continue
+            for number in value if lengths is not None else (value,):
+                if type(number) is not int or not low <= number <= high:
+                    problems.append(f"{name} {value!r} is outside {low}..{high}")
+                    break
+        for name in ("step_coarsest", "step_finest"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not math.isfinite(value) or not 0 < value < 1e6:
+                problems.append(f"{name} {value!r} is not a step in pixel units")
+        if not isinstance(self.name, str):
+            problems.append(f"name {self.name!r} is not text")
+        return problems
 
     @property
     def hyper_units(self) -> int:

@@ -13,6 +13,7 @@ import string
 import zlib
 from dataclasses import dataclass
 
+from looc_codec.config import PATCH
 from looc_codec.errors import (
     DamagedError,
     FormatError,
@@ -301,6 +302,19 @@ def _is_chunk_type(name: str) -> bool:
     return len(name) == 4 and name[0] != "_" and all(letter in _TYPE_LETTERS for letter in name)
 
 
+def is_thin_beyond(width: int, height: int, max_pixels: int) -> bool:
+    """Whether a picture within `max_pixels` is so thin that its blocks of 16x16 take far more memory than the limit means.
+
+    250 million pixels in one row are as much work as 4 billion; any picture of at least 16 pixels each way passes. Small
+    work is never refused, whatever the limit.
+
+    >>> is_thin_beyond(250_000_000, 1, 250_000_000), is_thin_beyond(65_000, 1, 65_000), is_thin_beyond(20_000, 12_000, 250_000_000)
+    (True, False, False)
+    """
+    block_pixels = -(-width // PATCH) * -(-height // PATCH) * PATCH**2
+    return block_pixels > max(4 * max_pixels, 2**24)
+
+
 def _check_size(width: int, height: int, max_pixels: int | None) -> None:
     if width == 0 or height == 0:
         raise LimitError(f"the .looc file claims a picture of {width}x{height} pixels, which has none; get a fresh copy")
@@ -309,6 +323,11 @@ def _check_size(width: int, height: int, max_pixels: int | None) -> None:
     if max_pixels is not None and width * height > max_pixels:
         raise LimitError(
             f"the .looc file claims {width}x{height} pixels, more than the limit of {max_pixels};"
+            " raise the limit (--max-pixels) if you trust the file"
+        )
+    if max_pixels is not None and is_thin_beyond(width, height, max_pixels):
+        raise LimitError(
+            f"the .looc file claims {width}x{height} pixels, a strip that takes the memory of more than the limit of {max_pixels};"
             " raise the limit (--max-pixels) if you trust the file"
         )
 

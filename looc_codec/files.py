@@ -9,7 +9,7 @@ import secrets
 import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from looc_codec.errors import ImageError, OutputError
 
@@ -22,6 +22,21 @@ PICTURE_SUFFIXES = frozenset(
 
 # Reported by a write, wherever it happens in the caller's block; any other OSError there may be about another file.
 _WRITE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+
+
+_READ_BYTES = 2**20
+
+
+def read_at_most(file: IO[bytes], limit_bytes: int) -> bytes:
+    """The bytes of a file from its position on, no more than `limit_bytes` of them.
+
+    `file.read(limit_bytes)` would set aside the whole limit before it reads a file of a hundred bytes.
+    """
+    parts = []
+    while limit_bytes > 0 and (part := file.read(min(_READ_BYTES, limit_bytes))):
+        parts.append(part)
+        limit_bytes -= len(part)
+    return b"".join(parts)
 
 
 @contextlib.contextmanager

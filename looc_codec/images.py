@@ -22,7 +22,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, PngImagePlugin, features
 
-from looc_codec.container import ALPHA_CHUNK, DEFAULT_MAX_PIXELS, EXIF_CHUNK, ICC_CHUNK, XMP_CHUNK, Chunk
+from looc_codec.container import ALPHA_CHUNK, DEFAULT_MAX_PIXELS, EXIF_CHUNK, ICC_CHUNK, XMP_CHUNK, Chunk, is_thin_beyond
 from looc_codec.errors import FormatError, ImageError, OutputError
 from looc_codec.files import STANDARD_STREAM, write_atomically
 
@@ -382,6 +382,8 @@ def _check_size(image: Image.Image, max_pixels: int, name: str) -> None:
         raise ImageError(f"{name} has {width}x{height} pixels; give a picture with some")
     if width * height > max_pixels:
         raise ImageError(_too_large(f"{name} has {width}x{height} pixels", max_pixels))
+    if is_thin_beyond(width, height, max_pixels):
+        raise ImageError(_too_large(f"{name} is a strip of {width}x{height} pixels, which takes the memory of many", max_pixels))
 
 
 def _too_large(subject: str, max_pixels: int) -> str:

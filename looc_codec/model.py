@@ -112,7 +112,8 @@ def load_model(path: Path, device: str = "cpu") -> LoocModel:
             meta = json.loads((file.metadata() or {})["looc"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         config = LoocConfig.from_dict(meta["config"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    # RecursionError: deeply nested brackets. TypeError: JSON of another shape.
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise ModelError(f"{path} is not a looc weights file ({type(error).__name__}: {error})") from None
     model = LoocModel(config)
     core = {name.removeprefix(CRITICAL): value for name, value in tensors.items() if name.startswith(CRITICAL)}
@@ -121,6 +122,8 @@ def load_model(path: Path, device: str = "cpu") -> LoocModel:
         missing, unexpected = model.load_state_dict(rest, strict=False)
         if unexpected or set(float_state(model)) - set(rest):
             raise ModelError(f"{path} does not fit its own configuration; the file is damaged or from a newer looc")
+        if not all(bool(value.isfinite().all()) for value in rest.values()):
+            raise ModelError(f"{path} holds weights that are not finite numbers; install the weights again")
         model.restore_core(core)
     except (RuntimeError, KeyError) as error:
         raise ModelError(f"{path} does not fit its own configuration: {error}") from None

@@ -32,6 +32,7 @@ from looc_codec.container import (
     unpack,
 )
 from looc_codec.errors import LoocError, NotLoocError, TruncatedError
+from looc_codec.files import read_at_most
 
 FORMAT = "LOOC"
 MIME_TYPE = "image/x-looc"
@@ -102,7 +103,7 @@ class LoocImageFile(ImageFile.ImageFile):
         if self.fp is None:
             raise ValueError("Operation on closed image")
         self.fp.seek(0)
-        return self.fp.read(self._file_bytes + 1)
+        return read_at_most(self.fp, self._file_bytes + 1)
 
 
 def _read_head(file: IO[bytes]) -> tuple[Header, bytes]:

@@ -39,6 +39,16 @@ EXACT_LIMIT = 2**24
 # A margin for the bias and for rounding weights up; the exact bound is checked again on export.
 PLANNED_LIMIT = EXACT_LIMIT - 2**17
 NEIGHBOUR_BITS = 7
+EXPONENT_MIN, EXPONENT_MAX = -8, 20
+
+STRIP_POSITIONS = 2**14
+"""The codec runs the prior's networks over strips of about so many positions, which bounds its memory: 100 megapixels
+would take 6 GiB at once. Integer sums are exact, so strips change nothing."""
+STEP_HALO = 2
+"""Rows around a strip that its results depend on: dilated 3x3 windows and neighbours up to two rows away."""
+HYPER_HALO = 2
+ANALYSIS_HALO = 4
+"""In hyper rows: a 3x3 window at 1/32 resolution, then one of 4x4 and one of 3x3 at 1/16, rounded up."""
 
 SCALE_LOG_LOW = -192
 """Sum of two log scales (1/32 each) below which a unit falls into class 0: mean log scale -3.0."""
@@ -64,6 +74,12 @@ def companding_table() -> Tensor:
     return torch.floor(torch.log1p(values) * (ACTIVATION_ONE / 2) + 0.5).clamp(max=COMPANDED_LIMIT).to(torch.uint8)
 
 
+def row_strips(height: int, width: int) -> list[tuple[int, int]]:
+    """First and last-plus-one rows of strips of `STRIP_POSITIONS` positions or, where rows are longer, of one row."""
+    rows = max(1, STRIP_POSITIONS // width)
+    return [(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+
 class IntegerConv2d(nn.Module):
     """Convolution of integers with integer weights, rescaled by a power of two per output channel.
 
@@ -87,7 +103,7 @@ class IntegerConv2d(nn.Module):
         total = weight.abs().sum((1, 2, 3)) * ACTIVATION_LIMIT + self.bias.detach().abs() * ACTIVATION_ONE
         room = PLANNED_LIMIT - ACTIVATION_LIMIT * weight[0].numel() / 2
         limit = torch.minimum(WEIGHT_LIMIT / peak, room / total.clamp_min(1e-6))
-        return torch.floor(torch.log2(limit)).clamp(-8, 20)
+        return torch.floor(torch.log2(limit)).clamp(EXPONENT_MIN, EXPONENT_MAX)
 
     def integers(self) -> tuple[Tensor, Tensor, Tensor]:
         """Integer weights, integer biases and exponents, all float32 with whole values."""
@@ -115,19 +131,29 @@ class IntegerConv2d(nn.Module):
     def export(self, prefix: str) -> dict[str, Tensor]:
         """int8 weights, int32 biases, int8 exponents; raises ModelError when a sum could reach 2^24."""
         weight, bias, exponent = (value.detach() for value in self.integers())
-        worst = weight.double().abs().sum((1, 2, 3)) * ACTIVATION_LIMIT + bias.double().abs()
-        # floor(acc * 2^-e + 1/2) adds half a unit of the rescaled sum, 2^(e-1) units of acc.
-        worst = worst + torch.exp2((exponent - self.gain_bits).clamp_min(0).double()) / 2
-        if worst.max() >= EXACT_LIMIT:
-            raise ModelError(f"layer {prefix} can reach {worst.max():.0f} >= 2^24, so float32 sums would not be exact")
+        self.require_exact(weight, bias, exponent, prefix)
         return {
             f"{prefix}.weight": weight.to(torch.int8),
             f"{prefix}.bias": bias.to(torch.int32),
             f"{prefix}.exponent": exponent.to(torch.int8),
         }
 
+    def require_exact(self, weight: Tensor, bias: Tensor, exponent: Tensor, prefix: str) -> None:
+        """Raises ModelError unless every sum that these integers can give stays below 2^24, where float32 is exact."""
+        worst = weight.double().abs().sum((1, 2, 3)) * ACTIVATION_LIMIT + bias.double().abs()
+        # floor(acc * 2^-e + 1/2) adds half a unit of the rescaled sum, 2^(e-1) units of acc.
+        worst = worst + torch.exp2((exponent - self.gain_bits).clamp_min(0).double()) / 2
+        if worst.max() >= EXACT_LIMIT:
+            raise ModelError(f"layer {prefix} can reach {worst.max():.0f} >= 2^24, so float32 sums would not be exact")
+        if exponent.min() < EXPONENT_MIN or exponent.max() > EXPONENT_MAX:
+            raise ModelError(f"layer {prefix} has exponents outside {EXPONENT_MIN}..{EXPONENT_MAX}")
+
     def restore(self, tensors: dict[str, Tensor], prefix: str) -> None:
-        """Sets the float weights to the stored integers and freezes them, so that `forward` uses exactly those."""
+        """Sets the float weights to the stored integers and freezes them, so that `forward` uses exactly those.
+
+        Raises ModelError for integers whose sums would not be exact.
+        """
+        self.require_exact(*(tensors[f"{prefix}.{part}"].float() for part in ("weight", "bias", "exponent")), prefix)
         exponent = tensors[f"{prefix}.exponent"].float()
         scale = torch.exp2(-exponent)
         with torch.no_grad():
@@ -322,6 +348,17 @@ class Prior(nn.Module):
             latent = F.pad(latent, (0, latent.shape[3] % 2, 0, latent.shape[2] % 2), mode="replicate")
         return third(F.gelu(second(F.gelu(first(stretch(latent)))))) * HYPER_START_SCALE
 
+    def analyse_hyper_in_strips(self, latent: Tensor) -> Tensor:
+        """`analyse_hyper` of one latent `(d, h, w)` → `(dz, ceil(h/2), ceil(w/2))`, strip by strip."""
+        height, width = latent.shape[1:]
+        hyper_height = (height + 1) // 2
+        hyper = torch.empty(self.config.hyper_channels, hyper_height, (width + 1) // 2)
+        for top, bottom in row_strips(hyper_height, 2 * width):
+            y0, y1 = max(0, top - ANALYSIS_HALO), min(hyper_height, bottom + ANALYSIS_HALO)
+            part = self.analyse_hyper(latent[None, :, 2 * y0 : 2 * y1])[0]
+            hyper[:, top:bottom] = part[:, top - y0 : bottom - y0]
+        return hyper
+
     def hyper_features(self, hyper_companded: Tensor, quality_features: Tensor, height: int, width: int) -> Tensor:
         """Companded hyper codes and `(B, W, 1, 1)` integer quality features → `(B, W, h, w)` activations."""
         features = clipped(F.pixel_shuffle(self.hyper_entry(hyper_companded), 2)[:, :, :height, :width])
@@ -426,46 +463,65 @@ class Prior(nn.Module):
         """
         assert self.tables is not None, "traverse needs exported integer tables"
         config, dim = self.config, self.config.codevector_dim
-        companding = self.tables["companding"]
-
-        def companded(latent: Tensor) -> Tensor:
-            index = latent.long()
-            return (companding[index.abs()] * index.sign()).float()
-
-        hyper_height, hyper_width = (height + 1) // 2, (width + 1) // 2
-        everywhere = torch.arange(hyper_height * hyper_width)
-        step = CodingStep(0, True, slice(0, config.hyper_channels), everywhere)
-        rows = self.hyper_rows(quality, len(everywhere))
-        hyper = torch.zeros(config.hyper_channels, len(everywhere), dtype=torch.int32)
-        step.place(code(step, rows, torch.zeros(len(rows), dim, dtype=torch.int32)), hyper)
-        features = self.hyper_features(
-            companded(hyper).view(1, -1, hyper_height, hyper_width), self.tables["quality_features"][quality - QUALITY_MIN, :, None, None], height, width
-        )
-
         count = height * width
+        features = self.decoded_features(height, width, quality, code)
         base = self.tables["quality_log_scale"][quality - QUALITY_MIN, :, None, None]
         latent_hat = torch.zeros(config.channels, count, dtype=torch.int32)
-        context = torch.empty(1, config.prior_width + config.channels, height, width).contiguous(memory_format=torch.channels_last)
-        context[:, : config.prior_width] = features
+        latent_grid = latent_hat.view(config.channels, height, width)
+        # Zero where not known yet, like the latent: 0 compands to 0.
+        known = torch.zeros(config.channels, height, width, dtype=torch.int8)
         before = 0
         for index, group in enumerate(config.groups):
-            channels = slice(before, before + group)
-            known, end = config.prior_width + before, config.prior_width + before + group
+            channels, end, units = slice(before, before + group), before + group, group // dim
             for number, mask in enumerate(level_masks(levels_of_group(index), height, width)):
                 positions = mask.flatten().nonzero().flatten()
                 if not len(positions):
                     continue
-                group_hat = latent_hat[channels].view(1, group, height, width)
-                mean, log_scale = self.step(index, number, context[:, :known], group_hat.float(), companded(group_hat))
-                log_scale = log_scale + base[channels]
+                rows = torch.empty(units, len(positions), dtype=torch.int64)
+                mean_units = torch.empty(units, len(positions), dim, dtype=torch.int32)
+                for top, bottom in row_strips(height, width):
+                    start, stop = torch.searchsorted(positions, torch.tensor([top * width, bottom * width])).tolist()
+                    # A strip of few rows may hold no position of a level.
+                    if start == stop:
+                        continue
+                    y0, y1 = max(0, top - STEP_HALO), min(height, bottom + STEP_HALO)
+                    context = torch.cat([features[:, y0:y1].float(), known[:before, y0:y1].float()])[None].contiguous(memory_format=torch.channels_last)
+                    own = known[channels, y0:y1].float()[None]
+                    mean, log_scale = self.step(index, number, context, latent_grid[channels, y0:y1].float()[None], own)
+                    log_scale = log_scale + base[channels]
+                    local = CodingStep(1 + index, False, slice(0, group), positions[start:stop] - y0 * width)
+                    rows[:, start:stop] = unit_classes(local.units(log_scale.view(group, -1), dim), config).view(units, -1)
+                    mean_units[:, start:stop] = local.units(mean.view(group, -1), dim).to(torch.int32).view(units, -1, dim)
                 step = CodingStep(1 + index, False, channels, positions)
-                local = CodingStep(1 + index, False, slice(0, group), positions)
-                rows = unit_classes(local.units(log_scale.view(group, count), dim), config)
-                mean_units = local.units(mean.view(group, count), dim).to(torch.int32)
-                step.place(code(step, rows, mean_units), latent_hat)
-            context[:, known:end] = companded(latent_hat[channels]).view(1, group, height, width)
-            before += group
-        return latent_hat.view(config.channels, height, width)
+                step.place(code(step, rows.flatten(), mean_units.view(-1, dim)), latent_hat)
+                for top, bottom in row_strips(height, width):
+                    known[channels, top:bottom] = self.companded(latent_grid[channels, top:bottom])
+            before = end
+        return latent_grid
+
+    def companded(self, latent: Tensor) -> Tensor:
+        """`compand` of integer latents as int8, from the stored table."""
+        table = self.tables["companding"]
+        return table.index_select(0, latent.abs().flatten()).view(latent.shape) * latent.sign().to(torch.int8)
+
+    def decoded_features(self, height: int, width: int, quality: int, code: Callable[[CodingStep, Tensor, Tensor], Tensor]) -> Tensor:
+        """Visits the hyper units as `traverse` does; the features `(W, h, w)` uint8 that they give."""
+        config, dim = self.config, self.config.codevector_dim
+        hyper_height, hyper_width = (height + 1) // 2, (width + 1) // 2
+        step = CodingStep(0, True, slice(0, config.hyper_channels), torch.arange(hyper_height * hyper_width))
+        rows = self.hyper_rows(quality, len(step.positions))
+        hyper = torch.zeros(config.hyper_channels, len(step.positions), dtype=torch.int32)
+        step.place(code(step, rows, torch.zeros(len(rows), dim, dtype=torch.int32)), hyper)
+        hyper_grid = hyper.view(1, -1, hyper_height, hyper_width)
+        quality_features = self.tables["quality_features"][quality - QUALITY_MIN, :, None, None]
+        features = torch.empty(config.prior_width, height, width, dtype=torch.uint8)
+        for top, bottom in row_strips(hyper_height, 4 * hyper_width):
+            y0, y1 = max(0, top - HYPER_HALO), min(hyper_height, bottom + HYPER_HALO)
+            part = self.companded(hyper_grid[:, :, y0:y1]).float()
+            decoded = self.hyper_features(part, quality_features, min(2 * (y1 - y0), height - 2 * y0), width)[0]
+            end = min(2 * bottom, height)
+            features[:, 2 * top : end] = decoded[:, 2 * (top - y0) : end - 2 * y0].to(torch.uint8)
+        return features
 
     # --- weights --------------------------------------------------------------------------------------------------
 
@@ -492,7 +548,12 @@ class Prior(nn.Module):
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Takes the integers of `export` and freezes the prior to them."""
+        """Takes the integers of `export` and freezes the prior to them; ModelError when they are not such integers."""
+        expected = {name: (value.dtype, value.shape) for name, value in self.export().items()}
+        if {name: (value.dtype, value.shape) for name, value in tensors.items()} != expected:
+            raise ModelError("the weights file holds other prior tensors than its configuration needs")
+        if tensors["companding"].max() > COMPANDED_LIMIT or min(map(int, (tensors[name].min() for name in self.neighbour_means()))) < -WEIGHT_LIMIT:
+            raise ModelError("the weights file holds prior integers out of range")
         for name, layer in self.integer_layers().items():
             layer.restore(tensors, name)
         for name, neighbour in self.neighbour_means().items():
@@ -504,7 +565,7 @@ class Prior(nn.Module):
             nearest = torch.linspace(0, len(qualities) - 1, len(table)).round().long()
             table.copy_(tensors[name][nearest].float() / ACTIVATION_ONE)
         self.tables = {
-            "companding": tensors["companding"].to(torch.int64),
+            "companding": tensors["companding"].to(torch.int8),
             "quality_features": tensors["quality_features"].float(),
             "quality_log_scale": tensors["quality_log_scale"].float(),
         }

@@ -192,6 +192,22 @@ def test_header_needs_no_payload() -> None:
     assert read_header(data[: -4 - len(b"hypergroups")]) == read_header(data)
 
 
+@pytest.mark.parametrize("size", [(250_000_000, 1), (1, 250_000_000), (80_000_000, 3)])
+def test_strips_that_take_the_memory_of_many_pixels_are_refused(size) -> None:
+    """250 MP in one row have 16 times the blocks of a square picture, and a file of 46 bytes can claim them."""
+    data = pack(dataclasses.replace(PLAIN, width=size[0], height=size[1]))
+    with pytest.raises(LimitError, match="strip"):
+        unpack(data)
+    assert unpack(data, max_pixels=2**31).width == size[0]
+
+
+@pytest.mark.parametrize("size", [(65_000, 20), (65_535, 1), (1, 1_000_000), (20_000, 12_500), (15_000_000, 16)])
+def test_common_strips_pass(size) -> None:
+    assert unpack(pack(dataclasses.replace(PLAIN, width=size[0], height=size[1])), max_pixels=250_000_000).height == size[1]
+    if size[0] * size[1] <= 2**20:
+        assert unpack(pack(dataclasses.replace(PLAIN, width=size[0], height=size[1])), max_pixels=size[0] * size[1]).height == size[1]
+
+
 def test_max_pixels_is_the_callers() -> None:
     data = pack(PLAIN)
     assert unpack(data, max_pixels=60_000) == PLAIN

@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "looc_codec"
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"report", "training", "pillow_plugin", "rate_control"},
+    {"selftest"},
+    {"report", "training", "pillow_plugin", "rate_control", "exactness"},
     {"codec"},
     {"model"},
     {"quantizers", "prior", "transforms", "data"},

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import build_tiny_model, tiny_config
 
+from looc_codec import codec, prior
 from looc_codec.errors import ModelError
 from looc_codec.prior import (
     EXACT_LIMIT,
@@ -20,6 +21,7 @@ from looc_codec.prior import (
     round_half_up,
     unit_classes,
 )
+from looc_codec.quantizers import codebook
 
 
 def test_rounding_is_floor_of_x_plus_half_with_and_without_gradient():
@@ -178,3 +180,29 @@ def test_training_forward_reaches_every_parameter():
     (result["bits"].sum() + result["hyper_bits"].sum() + result["latent_hat"].square().sum()).backward()
     without = [name for name, parameter in prior.named_parameters() if parameter.grad is None]
     assert not without
+
+
+@pytest.mark.parametrize("positions", [1, 10, 33])
+def test_strips_make_no_difference(tiny_model, monkeypatch, positions):
+    """Strips of one row, of a few rows and of odd numbers of them give the codes and the latent of a single strip."""
+    generator = torch.Generator().manual_seed(3)
+    latent = torch.randn(tiny_model.config.channels, 13, 9, generator=generator) * 6
+    whole = codec.encode_latent(latent, 60, tiny_model)
+    monkeypatch.setattr(prior, "STRIP_POSITIONS", positions)
+    segments, checksum, latent_hat = codec.encode_latent(latent, 60, tiny_model)
+    assert torch.equal(latent_hat, whole[2]) and (segments, checksum) == whole[:2]
+    assert torch.equal(codec.decode_latent(segments, checksum, 13, 9, 60, tiny_model), whole[2])
+
+
+def test_picking_in_parts_makes_no_difference(tiny_model, monkeypatch):
+    """Also where parts hold no unit with a first digit, or no escaped one."""
+    generator = torch.Generator().manual_seed(4)
+    book = tiny_model.codebook
+    rows = torch.randint(0, book.fine_rows, (500,), generator=generator)
+    residual = torch.randn(500, 2, generator=generator) * torch.logspace(0, 4, 500)[:, None]
+    whole = book.pick(residual, rows)
+    monkeypatch.setattr(codebook, "PICK_UNITS", 7)
+    parts = book.pick(residual, rows)
+    assert len(whole.coarse) > 10
+    for name in ("first", "second", "coarse", "fine"):
+        assert torch.equal(getattr(whole, name), getattr(parts, name))

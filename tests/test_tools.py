@@ -37,3 +37,17 @@ def test_bench_reports_speed_and_memory(pictures, tmp_path):
     run(TOOLS / "bench.py", "--image", pictures / "a.png", "--megapixels", "0.02", "--runs", "1", "--json", tmp_path / "bench.json")
     report = json.loads((tmp_path / "bench.json").read_text())
     assert report["sizes"]["0.02"]["decode"]["peak_mib"] > 50 and report["startup_seconds"]["looc --help"] > 0
+
+
+def test_fuzz_finds_no_defect(tmp_path):
+    output = run(TOOLS / "fuzz.py", "--scale", "0.005", "--out", tmp_path / "fuzz.json")
+    report = json.loads((tmp_path / "fuzz.json").read_text())
+    assert output.splitlines()[-1] == f"{report['cases']} mutated files, 0 defects" and report["cases"] > 800
+    # Mutations must get behind the checksums: some files are decoded and accepted, and some refused by their codes.
+    outcomes = report["targets"]["decompress"]["outcomes"]
+    assert outcomes["accepted"] > 0 and outcomes["FormatError"] > 0
+
+
+def test_fuzz_cases_are_the_same_every_time(tmp_path):
+    first, second = (run(TOOLS / "fuzz.py", "--replay", "unpack:7") for _ in range(2))
+    assert first == second

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from looc_codec.errors import LimitError
-
-STANDARD_STREAM = "-"
+from looc_codec.files import STANDARD_STREAM as STANDARD_STREAM
+from looc_codec.files import read_at_most
 
 MAX_LOOC_BYTES = 2**30
 """A .looc file of the default pixel limit stays far below; a device or an endless pipe must not fill the memory."""
@@ -20,10 +20,10 @@ def read_looc_bytes(source: str) -> bytes:
         OSError: it cannot be read.
     """
     if source == STANDARD_STREAM:
-        data = sys.stdin.buffer.read(MAX_LOOC_BYTES + 1)
+        data = read_at_most(sys.stdin.buffer, MAX_LOOC_BYTES + 1)
     else:
         with open(source, "rb") as file:
-            data = file.read(MAX_LOOC_BYTES + 1)
+            data = read_at_most(file, MAX_LOOC_BYTES + 1)
     if len(data) > MAX_LOOC_BYTES:
         raise LimitError(f"{source} is larger than 1 GiB, which no .looc file within the limits is")
     return data

@@ -34,6 +34,7 @@ HIGH_RATE_LAMBDA = 2 * math.log(2) / 12
 GRID_PER_STEP = 4
 SHORTLIST = 16
 CHUNK = 1 << 16
+PICK_UNITS = 1 << 20
 ESCAPE_FACTOR = 32
 ESCAPE_ERROR = 1.0
 """Squared error (steps²) from which the encoder considers an escape; nearer units cannot gain by it."""
@@ -175,7 +176,14 @@ class SharedCodebook(nn.Module):
         return torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.int64, device=residual.device)
 
     def pick(self, residual: Tensor, rows: Tensor, lagrangian: float = HIGH_RATE_LAMBDA) -> Digits:
-        """Digits of residuals `(n, d*)` (1/16 steps, fractions allowed) in their rows, by cost in distortion and bits."""
+        """Digits of residuals `(n, d*)` (1/16 steps, fractions allowed) in their rows, by cost in distortion and bits.
+
+        In parts, because a large picture has tens of millions of units in one step and the search needs a dozen arrays of them.
+        """
+        parts = [self.pick_part(*part, lagrangian) for part in zip(residual.split(PICK_UNITS), rows.split(PICK_UNITS), strict=True)]
+        return Digits(*(torch.cat([getattr(part, name) for part in parts]) for name in ("first", "second", "coarse", "fine")))
+
+    def pick_part(self, residual: Tensor, rows: Tensor, lagrangian: float) -> Digits:
         residual = residual.float() / FIXED_ONE
         factor = self.digit_factor[rows]
         wide = (factor > 1).nonzero().flatten()
@@ -226,8 +234,8 @@ class SharedCodebook(nn.Module):
     def value(self, digits: Digits, rows: Tensor) -> Tensor:
         """Integer residuals `(n, d*)` int32 (1/16 steps) of the digits: G c_first + c_second. Exact."""
         value = self.padded[digits.second]
-        wide = (digits.first >= 0)[:, None]
-        value = torch.where(wide, value + self.digit_factor[rows][:, None] * self.padded[digits.first.clamp_min(0)], value)
+        wide = (digits.first >= 0).nonzero().flatten()
+        value[wide] += self.digit_factor[rows[wide], None] * self.padded[digits.first[wide]]
         value[digits.second == len(self.codevectors)] = ESCAPE_FACTOR * self.padded[digits.coarse] + self.padded[digits.fine]
         return value
 
@@ -240,11 +248,17 @@ class SharedCodebook(nn.Module):
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Takes the tensors of `export`, checking that they form a legal bank."""
-        codevectors, frequencies = tensors["codevectors"].to(torch.int32), tensors["frequencies"].to(torch.int32)
+        stored = {name: (value.dtype, value.dim()) for name, value in tensors.items()}
+        if stored != {"codevectors": (torch.int16, 2), "frequencies": (torch.int32, 2), "digit_factor": (torch.uint8, 1)}:
+            raise ModelError("the weights file holds other codebook tensors than this looc knows")
+        codevectors, frequencies = tensors["codevectors"].to(torch.int32), tensors["frequencies"]
         self.set_digits(tensors["digit_factor"].to(torch.int32))
         config = self.config
         legal = (
-            codevectors.shape == (config.codebook_size, config.codevector_dim)
+            0 not in codevectors.shape and 0 not in frequencies.shape
+            and not codevectors[0].any()
+            and bool((self.digit_factor <= ESCAPE_FACTOR).all())
+            and codevectors.shape == (config.codebook_size, config.codevector_dim)
             and self.fine_rows == config.latent_classes + config.hyper_classes
             and frequencies.shape == (self.rows, config.codebook_size + 1)
             and int(frequencies.min()) >= 1
