@@ -17,7 +17,7 @@ from torch import Tensor
 
 from looc_codec import images, registry
 from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN
-from looc_codec.container import DEFAULT_MAX_PIXELS, Container, pack, unpack
+from looc_codec.container import DEFAULT_MAX_PIXELS, Colour, Container, pack, unpack
 from looc_codec.entropy import CodeChecksum, SegmentDecoder, SegmentEncoder, TableBank
 from looc_codec.errors import FormatError, ImageError, ModelError
 from looc_codec.images import Picture
@@ -100,8 +100,14 @@ def analyse(rgb: np.ndarray, quality: int, model: LoocModel, *, tile: int = TILE
 
 
 @torch.inference_mode()
-def synthesise(latent_hat: Tensor, size: tuple[int, int], quality: int, model: LoocModel, *, tile: int = TILE_POSITIONS) -> np.ndarray:
-    """Quantised latent `(d, h, w)` int32 (1/16 steps) → pixels `(H, W, 3)` uint8 of `size` (H, W), tile by tile."""
+def synthesise(
+    latent_hat: Tensor, size: tuple[int, int], quality: int, model: LoocModel, *, grey: bool = False, tile: int = TILE_POSITIONS
+) -> np.ndarray:
+    """Quantised latent `(d, h, w)` int32 (1/16 steps) → pixels `(H, W, 3)` uint8 of `size` (H, W), tile by tile.
+
+    With `grey` all planes are the mean of the three before rounding: 0.0-0.1 dB better than Rec. 601 weights (3
+    validation pictures, 3 qualities), since the errors of the planes are alike.
+    """
     height, width = latent_hat.shape[1:]
     device = next(model.synthesis.parameters()).device
     halo = halo_positions(model.config.synthesis_blocks)
@@ -112,6 +118,8 @@ def synthesise(latent_hat: Tensor, size: tuple[int, int], quality: int, model: L
             y0, y1, x0, x1 = max(0, top - halo), min(height, bottom + halo), max(0, left - halo), min(width, right + halo)
             part = (latent_hat[:, y0:y1, x0:x1].to(device).float() / LATENT_ONE)[None]
             pixels = model.synthesis(part.contiguous(memory_format=torch.channels_last), level)[0]
+            if grey:
+                pixels = pixels.mean(0, keepdim=True).expand(3, -1, -1).clone()
             pixels = pixels.round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
             rows, columns = slice(top * PATCH, min(bottom * PATCH, size[0])), slice(left * PATCH, min(right * PATCH, size[1]))
             rgb[rows, columns] = pixels[
@@ -202,7 +210,8 @@ def compress_picture(picture: Picture, *, quality: int = DEFAULT_QUALITY, model:
         model = load_model(DEFAULT_MODEL if model is None else model)
     height, width = picture.rgb.shape[:2]
     segments, checksum, _ = encode_latent(analyse(picture.rgb, quality, model), quality, model)
-    return pack(Container(width, height, quality, model.fingerprint, segments, checksum, images.chunks_of_picture(picture)))
+    chunks, colour = images.chunks_of_picture(picture), images.colour_of_picture(picture)
+    return pack(Container(width, height, quality, model.fingerprint, segments, checksum, chunks, colour))
 
 
 def decompress_picture(data: bytes, *, model: LoocModel | str | Path | None = None, max_pixels: int = DEFAULT_MAX_PIXELS, device: str = "cpu") -> Picture:
@@ -214,8 +223,8 @@ def decompress_picture(data: bytes, *, model: LoocModel | str | Path | None = No
     file = unpack(data, max_pixels=max_pixels)
     model = model_for_file(file.fingerprint, model, device)
     latent_hat = decode_latent(file.segments, file.code_checksum, *grid_size(file.width, file.height), file.quality, model)
-    rgb = synthesise(latent_hat, (file.height, file.width), file.quality, model)
-    return images.picture_with_chunks(rgb, file.chunks)
+    rgb = synthesise(latent_hat, (file.height, file.width), file.quality, model, grey=file.colour != Colour.RGB)
+    return images.picture_with_chunks(rgb, file.chunks, file.colour)
 
 
 def compress(image: Image.Image | np.ndarray | Picture, *, quality: int = DEFAULT_QUALITY, model: LoocModel | str | Path | None = None) -> bytes:
@@ -232,7 +241,7 @@ def compress(image: Image.Image | np.ndarray | Picture, *, quality: int = DEFAUL
 
 
 def decompress(data: bytes | BinaryIO, *, model: LoocModel | str | Path | None = None, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
-    """The Pillow image (RGB or RGBA) of a .looc file's bytes."""
+    """The Pillow image of a .looc file's bytes: RGB or RGBA; L or LA where the picture was grey."""
     if not isinstance(data, (bytes, bytearray, memoryview)):
         data = data.read()
     return images.picture_to_pillow(decompress_picture(bytes(data), model=model, max_pixels=max_pixels))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import string
 import zlib
 from dataclasses import dataclass
+from enum import IntEnum
 
 from looc_codec.errors import (
     DamagedError,
@@ -44,7 +45,18 @@ ALPHA_CHUNK = "ALPH"
 KNOWN_CHUNKS = frozenset({ICC_CHUNK, EXIF_CHUNK, XMP_CHUNK, ALPHA_CHUNK})
 
 _HAS_CHUNKS = 0x80
+_COLOUR_SHIFT = 4
+_UNUSED_FLAGS = 0xC0
 _TYPE_LETTERS = string.ascii_letters + "_"
+
+
+class Colour(IntEnum):
+    """What the decoded planes stand for. Grey: the mean of the decoded RGB values before rounding is the one plane."""
+
+    RGB = 0
+    GREY = 1
+    GREY_AS_RGB = 2
+    """Three equal planes: a grey picture whose file or array had three."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,7 @@ class Container:
     segments: tuple[bytes, ...]
     code_checksum: int
     chunks: tuple[Chunk, ...] = ()
+    colour: Colour = Colour.RGB
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,7 @@ class Header:
     code_checksum: int
     chunks: tuple[ChunkInfo, ...]
     file_bytes: int
+    colour: Colour = Colour.RGB
 
 
 def looks_like_looc(data: bytes | memoryview) -> bool:
@@ -114,7 +128,7 @@ def pack(container: Container) -> bytes:
     flag = _HAS_CHUNKS if container.chunks else 0
     parts = [
         MAGIC,
-        bytes([FORMAT_VERSION << 4 | len(container.segments)]),
+        _version_and_segments(container),
         _varint(container.width),
         _varint(container.height),
         bytes([flag | container.quality]),
@@ -171,6 +185,7 @@ def unpack(data: bytes | memoryview, *, max_pixels: int = DEFAULT_MAX_PIXELS) ->
             Chunk(info.type, bytes(view[start : start + info.length_bytes]))
             for info, start in zip(header.chunks, chunk_starts)
         ),
+        colour=header.colour,
     )
 
 
@@ -194,7 +209,7 @@ def overhead_bytes(container: Container) -> int:
     if container.chunks:
         chunk_bytes += len(_varint(len(container.chunks)))
     # Everything of fixed length: magic, version, quality, fingerprint, code checksum, file checksum.
-    fixed = len(MAGIC) + 1 + 1 + FINGERPRINT_BYTES + 2 * CHECKSUM_BYTES
+    fixed = len(MAGIC) + len(_version_and_segments(container)) + 1 + FINGERPRINT_BYTES + 2 * CHECKSUM_BYTES
     sizes = (container.width, container.height, *map(len, container.segments))
     return fixed + sum(len(_varint(size)) for size in sizes)
 
@@ -244,8 +259,15 @@ def _parse(view: memoryview, max_pixels: int | None, *, refuse_unknown: bool) ->
     version, segment_count = version_byte >> 4, version_byte & 0x0F
     if version != FORMAT_VERSION:
         raise UnsupportedError(f"the .looc file has format version {version}, this looc reads version 1; update looc")
+    colour = Colour.RGB
     if segment_count == 0:
-        raise MalformedError("the .looc file is malformed: it has no payload segments (byte 3); get a fresh copy")
+        flags = cursor.take(1, "flags")[0]
+        if flags & _UNUSED_FLAGS or flags >> _COLOUR_SHIFT > max(Colour):
+            raise UnsupportedError(f"the .looc file has the flags {flags:02X} (byte 4), unknown to this looc; update looc")
+        colour, segment_count = Colour(flags >> _COLOUR_SHIFT), flags & 0x0F
+        # One value, one spelling: a colour picture has no flags byte.
+        if segment_count == 0 or colour == Colour.RGB:
+            raise MalformedError(f"the .looc file is malformed: its flags {flags:02X} (byte 4) say nothing; get a fresh copy")
     width, height = cursor.number("width"), cursor.number("height")
     _check_size(width, height, max_pixels)
     quality_byte = cursor.take(1, "quality")[0]
@@ -284,8 +306,17 @@ def _parse(view: memoryview, max_pixels: int | None, *, refuse_unknown: bool) ->
         code_checksum=code_checksum,
         chunks=tuple(chunks),
         file_bytes=cursor.position + sum(lengths) + CHECKSUM_BYTES,
+        colour=colour,
     )
     return header, starts, cursor.position
+
+
+def _version_and_segments(container: Container) -> bytes:
+    """Version and number of segments in one byte, or, for a picture that is not RGB, with the flags in two."""
+    version, count = FORMAT_VERSION << 4, len(container.segments)
+    if container.colour == Colour.RGB:
+        return bytes([version | count])
+    return bytes([version, container.colour << _COLOUR_SHIFT | count])
 
 
 def _chunk_type(raw: bytes, position: int) -> str:

@@ -26,6 +26,7 @@ from looc_codec.container import (
     ICC_CHUNK,
     XMP_CHUNK,
     Chunk,
+    Colour,
     Header,
     looks_like_looc,
     read_header,
@@ -43,7 +44,7 @@ _MAX_HEADER_BYTES = 2**30
 
 
 class LoocImageFile(ImageFile.ImageFile):
-    """A .looc file as Pillow sees it: RGB, or RGBA where it holds transparency.
+    """A .looc file as Pillow sees it: RGB, or L for a grey picture, each with A where it holds transparency.
 
     `info` has `quality` (1..100), `model_fingerprint` (16 hexadecimal digits), and `icc_profile`, `exif` and `xmp` where
     the file has them. `load()` decodes with the installed model that the file names.
@@ -61,12 +62,15 @@ class LoocImageFile(ImageFile.ImageFile):
         except LoocError as error:
             raise OSError(str(error)) from error
         self._size = (header.width, header.height)
-        self._mode = "RGBA" if any(chunk.type == ALPHA_CHUNK for chunk in header.chunks) else "RGB"
+        metadata = _metadata(header, head)
+        # As picture_to_pillow decides it: with a colour profile grey comes as RGB.
+        grey = header.colour == Colour.GREY and "icc_profile" not in metadata
+        self._mode = ("L" if grey else "RGB") + ("A" if any(chunk.type == ALPHA_CHUNK for chunk in header.chunks) else "")
         self._file_bytes = header.file_bytes
         self._decoded = False
         self.info["quality"] = header.quality
         self.info["model_fingerprint"] = header.fingerprint.hex()
-        self.info.update(_metadata(header, head))
+        self.info.update(metadata)
 
     def load(self) -> Any:
         """Decodes the picture unless that is done. Raises OSError when the file is damaged or its model is missing."""

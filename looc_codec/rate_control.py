@@ -20,7 +20,7 @@ from torch import Tensor
 
 from looc_codec import codec, images
 from looc_codec.config import QUALITY_MAX, QUALITY_MIN
-from looc_codec.container import Container, pack
+from looc_codec.container import Colour, Container, pack
 from looc_codec.errors import ImageError
 from looc_codec.images import Picture
 from looc_codec.metrics import bits_per_pixel, psnr_db
@@ -145,7 +145,7 @@ class _Coder:
         if not isinstance(model, LoocModel):
             model = codec.load_model(codec.DEFAULT_MODEL if model is None else model)
         self.picture, self.model, self.measure_psnr = picture, model, measure_psnr
-        self.chunks = images.chunks_of_picture(picture)
+        self.chunks, self.colour = images.chunks_of_picture(picture), images.colour_of_picture(picture)
         self.trials: list[Trial] = []
         self._latent: tuple[int, Tensor] | None = None
 
@@ -155,10 +155,11 @@ class _Coder:
         if self._latent is None or self._latent[0] != quality:
             self._latent = (quality, codec.analyse(picture.rgb, quality, model))
         segments, checksum, latent_hat = codec.encode_latent(self._latent[1], quality, model, lagrangian=lagrangian)
-        data = pack(Container(picture.width, picture.height, quality, model.fingerprint, segments, checksum, self.chunks))
+        data = pack(Container(picture.width, picture.height, quality, model.fingerprint, segments, checksum, self.chunks, self.colour))
         psnr = None
         if self.measure_psnr:
-            psnr = psnr_db(picture.rgb, codec.synthesise(latent_hat, picture.rgb.shape[:2], quality, model))
+            grey = self.colour != Colour.RGB
+            psnr = psnr_db(picture.rgb, codec.synthesise(latent_hat, picture.rgb.shape[:2], quality, model, grey=grey))
         self.trials.append(Trial(data, quality, lagrangian, psnr))
         return self.trials[-1]
 

@@ -62,6 +62,7 @@ def describe_header(header: Header, size_bytes: int) -> dict[str, Any]:
         "width": header.width,
         "height": header.height,
         "quality": header.quality,
+        "colour": ("RGB", "grey", "grey as RGB")[header.colour],
         "bytes": size_bytes,
         "bpp": round(8 * size_bytes / (header.width * header.height), 5),
         "format_version": header.version,
@@ -79,7 +80,7 @@ def _print_record(name: str, record: dict[str, Any]) -> None:
     chunks = ", ".join(f"{kind} {size_text(length)}" for kind, length in record["chunk_bytes"].items())
     print(printable(name))
     for label, text in (
-        ("picture", f"{record['width']} x {record['height']}, quality {record['quality']}"),
+        ("picture", f"{record['width']} x {record['height']}, {record['colour']}, quality {record['quality']}"),
         ("file", f"{size_text(record['bytes'])}, {record['bpp']:.3f} bits per pixel, format version {record['format_version']}"),
         ("model", f"{record['model'] or 'not installed'}, fingerprint {record['fingerprint']}"),
         ("payload", f"hyper codes {size_text(hyper)}, groups {', '.join(size_text(length) for length in groups)}"),
