@@ -34,6 +34,10 @@ ModelOption = Annotated[
 ]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where the transforms run.")]
 ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")]
+UpdateOption = Annotated[bool, typer.Option("--update", "-u", help="Skip outputs newer than their input, replace older ones.")]
+JobsOption = Annotated[
+    int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Work on N files at once, in as many processes. The bytes are the same.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line on standard output.")]
 MaxPixelsOption = Annotated[
