@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -147,14 +148,14 @@ def encode_latent(latent: Tensor, quality: int, model: LoocModel, *, lagrangian:
     fixed = (latent * LATENT_ONE).flatten(1)
     hyper = (model.prior.analyse_hyper(latent[None])[0] * LATENT_ONE).flatten(1)
     encoders = [SegmentEncoder(bank) for _ in range(config.segments)]
-    checksum = CodeChecksum()
+    checksum = CodeChecksum(config.segments)
 
     def code(step: CodingStep, rows: Tensor, mean: Tensor) -> Tensor:
         target = step.units(hyper if step.hyper else fixed, config.codevector_dim)
         digits = book.pick(target - mean, rows, lagrangian)
         for symbols, table_rows in book.symbols(digits, rows):
             encoders[step.segment].append(symbols.numpy(), table_rows.numpy())
-            checksum.update(symbols.numpy())
+            checksum.update(step.segment, symbols.numpy())
         return (mean + book.value(digits, rows)).clamp(-LATENT_LIMIT, LATENT_LIMIT)
 
     latent_hat = model.prior.traverse(height, width, quality, code)
@@ -162,27 +163,39 @@ def encode_latent(latent: Tensor, quality: int, model: LoocModel, *, lagrangian:
 
 
 @torch.inference_mode()
-def decode_latent(segments: tuple[bytes, ...], code_checksum: int, height: int, width: int, quality: int, model: LoocModel) -> Tensor:
+def decode_latent(
+    segments: tuple[bytes | None, ...], code_checksum: int, height: int, width: int, quality: int, model: LoocModel, *, groups: int | None = None
+) -> Tensor:
     """Payload segments → quantised latent `(d, h, w)` int32 (1/16 steps). Exact on every machine.
 
-    Raises FormatError when the decoded codes do not have the checksum that the encoder wrote.
+    With `groups`, and where segments are None, only the hyper codes and the first groups are decoded; every other unit
+    takes the mean that the prior predicts for it. Raises FormatError when the decoded codes do not have the checksum that
+    the encoder wrote, or the model has fewer groups.
     """
     config, book, bank = model.config, model.codebook, table_bank(model)
     if len(segments) != config.segments:
         raise FormatError(f"the file has {len(segments)} segments where its model writes {config.segments}; it is damaged")
-    decoders = [SegmentDecoder(bank, segment) for segment in segments]
-    checksum = CodeChecksum()
+    if groups is not None and not 0 <= groups < config.segments:
+        raise FormatError(f"{groups} channel groups were asked for; the file has {config.segments - 1}")
+    wanted = segments if groups is None else segments[: 1 + groups]
+    decoders = [SegmentDecoder(bank, segment) for segment in wanted if segment is not None]
+    checksum = CodeChecksum(config.segments)
 
     def code(step: CodingStep, rows: Tensor, mean: Tensor) -> Tensor:
+        if step.segment >= len(decoders):
+            return mean.clamp(-LATENT_LIMIT, LATENT_LIMIT)
+
         def read(table_rows: Tensor) -> Tensor:
             symbols = decoders[step.segment].read(table_rows.numpy())
-            checksum.update(symbols)
+            checksum.update(step.segment, symbols)
             return torch.from_numpy(symbols).long()
 
         return (mean + book.value(book.read(rows, read), rows)).clamp(-LATENT_LIMIT, LATENT_LIMIT)
 
     latent_hat = model.prior.traverse(height, width, quality, code)
-    if checksum.value != code_checksum:
+    for decoder in decoders:
+        decoder.finish()
+    if not checksum.agrees(code_checksum, len(decoders)):
         raise FormatError(
             "the decoded codes do not match the checksum in the file: it is damaged, or arithmetic on this machine is not exact"
         )
@@ -214,17 +227,31 @@ def compress_picture(picture: Picture, *, quality: int = DEFAULT_QUALITY, model:
     return pack(Container(width, height, quality, model.fingerprint, segments, checksum, chunks, colour))
 
 
-def decompress_picture(data: bytes, *, model: LoocModel | str | Path | None = None, max_pixels: int = DEFAULT_MAX_PIXELS, device: str = "cpu") -> Picture:
+def decompress_picture(
+    data: bytes,
+    *,
+    model: LoocModel | str | Path | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    device: str = "cpu",
+    groups: int | None = None,
+    allow_truncated: bool = False,
+) -> Picture:
     """The picture of a .looc file, with its metadata.
 
-    Without `model` the installed model with the file's fingerprint is used. Raises FormatError for anything that is not
-    a whole, undamaged file, ModelError when its model is not installed.
+    Without `model` the installed model with the file's fingerprint is used. `groups` decodes only so many of the channel
+    groups (0: the hyper codes alone), and `allow_truncated` what a file that ends too early holds of them; a notice says so.
+    Raises FormatError for anything else that is not a whole, undamaged file, ModelError when its model is not installed.
     """
-    file = unpack(data, max_pixels=max_pixels)
+    file = unpack(data, max_pixels=max_pixels, allow_truncated=allow_truncated)
     model = model_for_file(file.fingerprint, model, device)
-    latent_hat = decode_latent(file.segments, file.code_checksum, *grid_size(file.width, file.height), file.quality, model)
+    grid = grid_size(file.width, file.height)
+    latent_hat = decode_latent(file.segments, file.code_checksum, *grid, file.quality, model, groups=groups)
     rgb = synthesise(latent_hat, (file.height, file.width), file.quality, model, grey=file.colour != Colour.RGB)
-    return images.picture_with_chunks(rgb, file.chunks, file.colour)
+    picture = images.picture_with_chunks(rgb, file.chunks, file.colour)
+    held = len(file.segments) - 1 - file.segments.count(None)
+    if held < len(file.segments) - 1:
+        picture = replace(picture, notices=(f"the file is cut short: it holds {held} of {len(file.segments) - 1} channel groups", *picture.notices))
+    return picture
 
 
 def compress(image: Image.Image | np.ndarray | Picture, *, quality: int = DEFAULT_QUALITY, model: LoocModel | str | Path | None = None) -> bytes:
@@ -240,11 +267,22 @@ def compress(image: Image.Image | np.ndarray | Picture, *, quality: int = DEFAUL
     return compress_picture(image, quality=quality, model=model)
 
 
-def decompress(data: bytes | BinaryIO, *, model: LoocModel | str | Path | None = None, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
-    """The Pillow image of a .looc file's bytes: RGB or RGBA; L or LA where the picture was grey."""
+def decompress(
+    data: bytes | BinaryIO,
+    *,
+    model: LoocModel | str | Path | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    groups: int | None = None,
+    allow_truncated: bool = False,
+) -> Image.Image:
+    """The Pillow image of a .looc file's bytes: RGB or RGBA; L or LA where the picture was grey.
+
+    `groups` and `allow_truncated` give previews, see `decompress_picture`.
+    """
     if not isinstance(data, (bytes, bytearray, memoryview)):
         data = data.read()
-    return images.picture_to_pillow(decompress_picture(bytes(data), model=model, max_pixels=max_pixels))
+    picture = decompress_picture(bytes(data), model=model, max_pixels=max_pixels, groups=groups, allow_truncated=allow_truncated)
+    return images.picture_to_pillow(picture)
 
 
 def verify(data: bytes, *, model: LoocModel | str | Path | None = None, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:

@@ -13,6 +13,7 @@ import string
 import zlib
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import accumulate
 
 from looc_codec.errors import (
     DamagedError,
@@ -76,14 +77,15 @@ class Container:
     """All fields of one .looc file; `width` and `height` in pixels, `quality` 1..100.
 
     `fingerprint` (8 bytes) tells the model, `segments` (1..15 byte strings, empty ones allowed) are the payload, and
-    `code_checksum` is the CRC32 of the index grid that the payload decodes to.
+    `code_checksum` is the checksum of the index grid that the payload decodes to. A segment is None where a file that was
+    cut short does not hold it; those come last.
     """
 
     width: int
     height: int
     quality: int
     fingerprint: bytes
-    segments: tuple[bytes, ...]
+    segments: tuple[bytes | None, ...]
     code_checksum: int
     chunks: tuple[Chunk, ...] = ()
     colour: Colour = Colour.RGB
@@ -145,8 +147,11 @@ def pack(container: Container) -> bytes:
     return b"".join([*parts, _checksum(*parts)])
 
 
-def unpack(data: bytes | memoryview, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
+def unpack(data: bytes | memoryview, *, max_pixels: int | None = DEFAULT_MAX_PIXELS, allow_truncated: bool = False) -> Container:
     """The fields of a .looc file, all checked; the pieces are copied only after every check of lengths has passed.
+
+    With `allow_truncated` a file may end anywhere after its first segment; the segments that it does not hold in full are
+    None. A cut that `truncate` made has a checksum, which is checked; in any other only the chunks can be.
 
     Raises:
         NotLoocError, UnsupportedError, TruncatedError, TrailingBytesError, MalformedError, DamagedError: see errors.py.
@@ -154,9 +159,14 @@ def unpack(data: bytes | memoryview, *, max_pixels: int = DEFAULT_MAX_PIXELS) ->
     """
     view = memoryview(data).cast("B")
     header, chunk_starts, payload_start = _parse(view, max_pixels, refuse_unknown=True)
+    held, sealed = held_segments(header, view)
     if len(view) < header.file_bytes:
-        raise _truncated(header.file_bytes, len(view))
-    intact = zlib.crc32(view[: header.file_bytes - CHECKSUM_BYTES]) == int.from_bytes(
+        if not allow_truncated or held == 0:
+            raise _cut_short(header, len(view), held)
+        for info, start in zip(header.chunks, chunk_starts):
+            _check_chunk(info, start, view)
+        return _container(header, chunk_starts, payload_start, view, held)
+    intact = sealed if len(view) == header.file_bytes else zlib.crc32(view[: header.file_bytes - CHECKSUM_BYTES]) == int.from_bytes(
         view[header.file_bytes - CHECKSUM_BYTES : header.file_bytes], "big"
     )
     if len(view) > header.file_bytes and intact:
@@ -164,15 +174,71 @@ def unpack(data: bytes | memoryview, *, max_pixels: int = DEFAULT_MAX_PIXELS) ->
             f"{len(view) - header.file_bytes} bytes follow the end of the .looc file at byte {header.file_bytes}; cut them off"
         )
     for info, start in zip(header.chunks, chunk_starts):
-        end = start + info.length_bytes
-        if _checksum(info.type.encode("ascii"), view[start:end]) != view[end : end + CHECKSUM_BYTES]:
-            raise DamagedError(f"the .looc file is damaged in its {info.type} chunk at byte {start}; get a fresh copy")
+        _check_chunk(info, start, view)
     if not intact:
         raise DamagedError("the .looc file is damaged: its checksum does not match; get a fresh copy")
-    segments = []
+    return _container(header, chunk_starts, payload_start, view, held)
+
+
+def held_segments(header: Header, data: bytes | memoryview) -> tuple[int, bool]:
+    """How many segments the data holds in full, and whether they are followed by the checksum of all bytes before it.
+
+    That checksum ends a whole file and a file that `truncate` cut.
+    """
+    view = memoryview(data).cast("B")
+    ends = _segment_ends(header)
+    for count in range(len(ends), 0, -1):
+        end = ends[count - 1]
+        if len(view) == end + CHECKSUM_BYTES and _checksum(view[:end]) == view[end:]:
+            return count, True
+    return sum(end <= len(view) for end in ends), False
+
+
+def truncate(data: bytes | memoryview, *, groups: int | None = None, max_bytes: int | None = None) -> bytes:
+    """The beginning of a .looc file that holds the hyper codes and the first `groups` channel groups, or as many of them as
+    `max_bytes` have room for; then a checksum of its own. With all groups it is the whole file again.
+
+    The file may have been cut before. Nothing is decoded, so no model is needed.
+
+    Raises:
+        FormatError: as `unpack`; or the file does not hold so many groups, or the hyper codes take more than `max_bytes`.
+    """
+    if (groups is None) == (max_bytes is None):
+        raise FormatError("give either a number of groups or a number of bytes to cut a file to")
+    view = memoryview(data).cast("B")
+    unpack(view, max_pixels=None, allow_truncated=True)
+    header = read_header(view)
+    held, _ = held_segments(header, view)
+    ends = _segment_ends(header)
+    if groups is None:
+        keep = sum(end + CHECKSUM_BYTES <= max_bytes for end in ends[:held])
+        if keep == 0:
+            raise FormatError(f"{max_bytes} bytes are too few: header, metadata and hyper codes take {ends[0] + CHECKSUM_BYTES}")
+    else:
+        keep = 1 + groups
+        if not 1 <= keep <= held:
+            raise FormatError(f"cannot keep {groups} channel groups: the file holds {held - 1}")
+    beginning = view[: ends[keep - 1]]
+    return bytes(beginning) + _checksum(beginning)
+
+
+def _segment_ends(header: Header) -> list[int]:
+    """The position in the file after each segment."""
+    start = header.file_bytes - CHECKSUM_BYTES - sum(header.segment_lengths_bytes)
+    return [start + end for end in accumulate(header.segment_lengths_bytes)]
+
+
+def _check_chunk(info: ChunkInfo, start: int, view: memoryview) -> None:
+    end = start + info.length_bytes
+    if _checksum(info.type.encode("ascii"), view[start:end]) != view[end : end + CHECKSUM_BYTES]:
+        raise DamagedError(f"the .looc file is damaged in its {info.type} chunk at byte {start}; get a fresh copy")
+
+
+def _container(header: Header, chunk_starts: list[int], payload_start: int, view: memoryview, held: int) -> Container:
+    segments: list[bytes | None] = []
     position = payload_start
-    for length in header.segment_lengths_bytes:
-        segments.append(bytes(view[position : position + length]))
+    for index, length in enumerate(header.segment_lengths_bytes):
+        segments.append(bytes(view[position : position + length]) if index < held else None)
         position += length
     return Container(
         width=header.width,
@@ -350,6 +416,8 @@ def _check_packable(container: Container) -> None:
         raise FormatError(f"cannot write a .looc file of quality {container.quality}; use 1..100")
     if len(container.fingerprint) != FINGERPRINT_BYTES:
         raise FormatError(f"cannot write a model fingerprint of {len(container.fingerprint)} bytes; it has {FINGERPRINT_BYTES}")
+    if None in container.segments:
+        raise FormatError("cannot write a .looc file without all of its segments")
     if not 1 <= len(container.segments) <= MAX_SEGMENTS:
         raise FormatError(f"cannot write {len(container.segments)} payload segments; use 1..{MAX_SEGMENTS}")
     if not 0 <= container.code_checksum < 2 ** (8 * CHECKSUM_BYTES):
@@ -369,6 +437,16 @@ def _check_packable(container: Container) -> None:
 def _truncated(needed: int, present: int) -> TruncatedError:
     return TruncatedError(
         f"the .looc file is truncated: it needs {needed} bytes and ends after {present}; get the whole file"
+    )
+
+
+def _cut_short(header: Header, present: int, held: int) -> TruncatedError:
+    """The error about a file that ends within or after its payload's first segments."""
+    if held == 0:
+        return _truncated(header.file_bytes, present)
+    return TruncatedError(
+        f"the .looc file is truncated: it needs {header.file_bytes} bytes and ends after {present}, with {held - 1} of"
+        f" {len(header.segment_lengths_bytes) - 1} channel groups; get the whole file, or --allow-truncated for a preview"
     )
 
 

@@ -47,7 +47,8 @@ class LoocImageFile(ImageFile.ImageFile):
     """A .looc file as Pillow sees it: RGB, or L for a grey picture, each with A where it holds transparency.
 
     `info` has `quality` (1..100), `model_fingerprint` (16 hexadecimal digits), and `icc_profile`, `exif` and `xmp` where
-    the file has them. `load()` decodes with the installed model that the file names.
+    the file has them. `load()` decodes with the installed model that the file names; what a file
+    cut short holds of the picture only where `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set.
     """
 
     format = FORMAT
@@ -80,7 +81,8 @@ class LoocImageFile(ImageFile.ImageFile):
             data = self._whole_file()
             try:
                 # Pillow has judged the size when the file was opened; this only keeps to that size.
-                picture = codec.decompress_picture(data, max_pixels=self.width * self.height)
+                allow = ImageFile.LOAD_TRUNCATED_IMAGES
+                picture = codec.decompress_picture(data, max_pixels=self.width * self.height, allow_truncated=allow)
             except LoocError as error:
                 raise OSError(str(error)) from error
             pixels = images.picture_to_pillow(picture)

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -59,6 +59,8 @@ class Record:
     bpp: float | None = None
     quality: int | None = None
     model: str | None = None
+    groups: int | None = None
+    """Channel groups that a file holds; stated where it may be cut short."""
     picture_bytes: int | None = None
     """Size of the file on the picture's side; None for a standard stream."""
     seconds: float | None = None
@@ -68,7 +70,9 @@ class Record:
     notices: list[str] = dataclasses.field(default_factory=list)
 
 
-def plan_jobs(inputs: Sequence[str], output: str | None, suffix: str, *, force: bool, update: bool = False) -> list[Job]:
+def plan_jobs(
+    inputs: Sequence[str], output: str | None, suffix: str, *, force: bool, update: bool = False, known_suffixes: Collection[str] | None = None
+) -> list[Job]:
     """A job for every input file, folders expanded; what exists already or is missing is refused without loading anything.
 
     With `update` an output newer than its input is left as it is and an older one replaced.
@@ -80,7 +84,7 @@ def plan_jobs(inputs: Sequence[str], output: str | None, suffix: str, *, force: 
 
     if force and update:
         raise typer.BadParameter("--force replaces every output and --update only old ones; give one of them")
-    jobs = [Job(str(source), str(target), replace=force or update) for source, target in files.plan_outputs(inputs, output, suffix)]
+    jobs = [Job(str(source), str(target), replace=force or update) for source, target in files.plan_outputs(inputs, output, suffix, known_suffixes=known_suffixes)]
     for job in jobs:
         if job.input != STANDARD_STREAM and not os.path.exists(job.input):
             job.refusal = ImageError(f"{job.input} does not exist; check its name")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import re
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Annotated
 
 import typer
@@ -25,28 +23,12 @@ from looc_codec.cli.options import (
     OutputOption,
     QuietOption,
     UpdateOption,
+    parse_size,
     refuse_json_beside_data,
 )
 from looc_codec.cli.printing import size_text
 from looc_codec.cli.streams import STANDARD_STREAM, write_stdout
 from looc_codec.registry import find_model
-
-_SIZE_UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size as people write it; kB and MB are powers of 1000, KiB and MiB of 1024, in any case.
-
-    Raises typer.BadParameter (exit code 2) for anything else, and for less than a byte.
-
-    >>> parse_size("12345"), parse_size("200kB"), parse_size("1.5 MiB")
-    (12345, 200000, 1572864)
-    """
-    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) *([A-Za-z]*)", text.strip(), re.ASCII)
-    factor = _SIZE_UNITS.get(match[2].lower()) if match else None
-    if factor is None or Decimal(match[1]) * factor < 1:
-        raise typer.BadParameter(f"{text!r} is not a size; write for example 12345, 200kB, 1.5MB or 190KiB")
-    return int(Decimal(match[1]) * factor)
 
 
 def compress(

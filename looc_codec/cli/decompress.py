@@ -47,11 +47,16 @@ def decompress(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
     max_pixels: MaxPixelsOption = DEFAULT_MAX_PIXELS,
+    groups: Annotated[
+        int | None,
+        typer.Option("--groups", min=0, metavar="N", help="Decode only the first N channel groups: a quick preview.", show_default=False),
+    ] = None,
+    allow_truncated: Annotated[bool, typer.Option("--allow-truncated", help="Decode what a file that was cut short holds.")] = False,
 ) -> None:
     """Restore pictures from .looc files, with the model that each file names."""
     jobs = plan_jobs(inputs, output, f".{format.lower()}" if format else ".png", force=force, update=update)
     refuse_json_beside_data(jobs, as_json)
-    work = Restoration(str(find_model(model).path) if model is not None else None, device.value, format, max_pixels)
+    work = Restoration(str(find_model(model).path) if model is not None else None, device.value, format, max_pixels, groups, allow_truncated)
     run_batch(jobs, work, _describe, verb="restoring", workers=workers, quiet=quiet, as_json=as_json, debug=ctx.find_root().params["debug"])
 
 
@@ -63,20 +68,24 @@ class Restoration:
     device: str
     format: str | None
     max_pixels: int
+    groups: int | None
+    allow_truncated: bool
 
     def __call__(self, job: Job, record: Record) -> None:
         from looc_codec import container, files, images
 
         data = read_looc_bytes(job.input)
         # What needs no torch comes first: a damaged file, or one without its model, fails at once.
-        header = container.unpack(data, max_pixels=self.max_pixels)
+        header = container.unpack(data, max_pixels=self.max_pixels, allow_truncated=self.allow_truncated)
         record_file(record, header, len(data))
         path = self.model or find_by_fingerprint(header.fingerprint).path
         from looc_codec import codec
 
         loaded = codec.load_model(path, device=self.device)
         record.model = loaded.name
-        picture = codec.decompress_picture(data, model=loaded, max_pixels=self.max_pixels)
+        picture = codec.decompress_picture(
+            data, model=loaded, max_pixels=self.max_pixels, groups=self.groups, allow_truncated=self.allow_truncated
+        )
         record.notices = list(picture.notices)
         if job.output == STANDARD_STREAM:
             encoded = io.BytesIO()
