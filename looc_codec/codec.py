@@ -26,12 +26,15 @@ from looc_codec.model import LoocModel
 from looc_codec.model import load_model as read_model
 from looc_codec.prior import LATENT_LIMIT, LATENT_ONE, CodingStep
 from looc_codec.quantizers.codebook import HIGH_RATE_LAMBDA
+from looc_codec.refine import Coded, refine
 
 DEFAULT_MODEL = "photo"
 DEFAULT_QUALITY = 50
 ENCODER_LAMBDA = 0.7 * HIGH_RATE_LAMBDA
 """Weight of bits in the encoder's choice of codes: 0.8% fewer bits at equal PSNR than the high-rate value (measured on 8
 validation pictures; 0.5, 0.65, 0.8, 1.25 times it give -0.6, -0.8, -0.6, +1.1%). Decoders do not know it."""
+EFFORT_ROUNDS = (0, 1, 3, 8)
+"""Rounds of refinement of each effort; docs/EXPERIMENTS.md, section 3, has what they gain and cost."""
 TILE_POSITIONS = 64
 """Latent positions along a tile's side (1024 pixels); bounds the memory of the transforms."""
 
@@ -141,7 +144,7 @@ def table_bank(model: LoocModel) -> TableBank:
 
 
 @torch.inference_mode()
-def encode_latent(latent: Tensor, quality: int, model: LoocModel, *, lagrangian: float = ENCODER_LAMBDA) -> tuple[tuple[bytes, ...], int, Tensor]:
+def encode_latent(latent: Tensor, quality: int, model: LoocModel, *, lagrangian: float = ENCODER_LAMBDA) -> Coded:
     """Latent `(d, h, w)` in steps → payload segments, code checksum, quantised latent `(d, h, w)` int32 (1/16 steps)."""
     config, book, bank = model.config, model.codebook, table_bank(model)
     _, height, width = latent.shape
@@ -160,6 +163,20 @@ def encode_latent(latent: Tensor, quality: int, model: LoocModel, *, lagrangian:
 
     latent_hat = model.prior.traverse(height, width, quality, code)
     return tuple(encoder.finish() for encoder in encoders), checksum.value, latent_hat
+
+
+def encode_picture(
+    latent: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, *, lagrangian: float = ENCODER_LAMBDA, effort: int = 0, grey: bool = False
+) -> Coded:
+    """As `encode_latent`; an effort above 0 looks for codes that serve the pixels `(H, W, 3)` uint8 better, never worse ones."""
+
+    def encode(target: Tensor) -> Coded:
+        return encode_latent(target, quality, model, lagrangian=lagrangian)
+
+    if effort == 0:
+        return encode(latent)
+    halo = halo_positions(model.config.synthesis_blocks)
+    return refine(latent, rgb, quality, model, encode, rounds=EFFORT_ROUNDS[effort], halo=halo, grey=grey)
 
 
 @torch.inference_mode()
@@ -210,11 +227,13 @@ def grid_size(width: int, height: int) -> tuple[int, int]:
 # --- pictures and bytes -----------------------------------------------------------------------------------------------
 
 
-def compress_picture(picture: Picture, *, quality: int = DEFAULT_QUALITY, model: LoocModel | str | Path | None = None) -> bytes:
+def compress_picture(
+    picture: Picture, *, quality: int = DEFAULT_QUALITY, model: LoocModel | str | Path | None = None, effort: int = 0
+) -> bytes:
     """A picture with its metadata as the bytes of a .looc file.
 
-    `quality` is a whole number of 1..100. Raises ImageError for a quality outside or an unusable picture, ModelError
-    when there is no such model.
+    `quality` is a whole number of 1..100, `effort` of 0 (fast) to 3 (smallest). Raises ImageError for one outside or an
+    unusable picture, ModelError when there is no such model.
     """
     if not isinstance(quality, (int, np.integer)) or not QUALITY_MIN <= quality <= QUALITY_MAX:
         raise ImageError(f"quality {quality!r} is not a whole number of {QUALITY_MIN} to {QUALITY_MAX}")
@@ -222,9 +241,17 @@ def compress_picture(picture: Picture, *, quality: int = DEFAULT_QUALITY, model:
     if not isinstance(model, LoocModel):
         model = load_model(DEFAULT_MODEL if model is None else model)
     height, width = picture.rgb.shape[:2]
-    segments, checksum, _ = encode_latent(analyse(picture.rgb, quality, model), quality, model)
+    require_effort(effort)
     chunks, colour = images.chunks_of_picture(picture), images.colour_of_picture(picture)
+    latent = analyse(picture.rgb, quality, model)
+    segments, checksum, _ = encode_picture(latent, picture.rgb, quality, model, effort=effort, grey=colour != Colour.RGB)
     return pack(Container(width, height, quality, model.fingerprint, segments, checksum, chunks, colour))
+
+
+def require_effort(effort: int) -> None:
+    """ImageError unless `effort` is one that there is."""
+    if not isinstance(effort, (int, np.integer)) or not 0 <= effort < len(EFFORT_ROUNDS):
+        raise ImageError(f"effort {effort!r} is not a whole number of 0 to {len(EFFORT_ROUNDS) - 1}")
 
 
 def decompress_picture(
@@ -254,8 +281,10 @@ def decompress_picture(
     return picture
 
 
-def compress(image: Image.Image | np.ndarray | Picture, *, quality: int = DEFAULT_QUALITY, model: LoocModel | str | Path | None = None) -> bytes:
-    """A Pillow image, an `(H, W, 3)` uint8 array or a Picture as the bytes of a .looc file."""
+def compress(
+    image: Image.Image | np.ndarray | Picture, *, quality: int = DEFAULT_QUALITY, model: LoocModel | str | Path | None = None, effort: int = 0
+) -> bytes:
+    """A Pillow image, an `(H, W, 3)` uint8 array or a Picture as the bytes of a .looc file; see `compress_picture`."""
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise ImageError(f"an array must be (height, width, 3) uint8, not {image.shape} {image.dtype}")
@@ -264,7 +293,7 @@ def compress(image: Image.Image | np.ndarray | Picture, *, quality: int = DEFAUL
         image = images.picture_from_pillow(image)
     elif not isinstance(image, Picture):
         raise ImageError(f"cannot compress a {type(image).__name__}; give a Pillow image or a uint8 array")
-    return compress_picture(image, quality=quality, model=model)
+    return compress_picture(image, quality=quality, model=model, effort=effort)
 
 
 def decompress(

@@ -15,6 +15,7 @@ LAYERS = (
     {"cli"},
     {"report", "training", "pillow_plugin", "rate_control"},
     {"codec"},
+    {"refine"},
     {"model"},
     {"quantizers", "prior", "transforms", "data"},
     {"entropy", "container", "images", "metrics", "files", "registry", "config"},

@@ -56,6 +56,9 @@ def compress(
         float | None,
         typer.Option("--target-psnr", metavar="DB", help="At least so many dB of PSNR instead of -q.", show_default=False),
     ] = None,
+    effort: Annotated[
+        int, typer.Option("--effort", min=0, max=3, help="Time spent on smaller files: 0 fast, 3 slow. Restoring takes no longer.")
+    ] = 0,
     model: ModelOption = "photo",
     device: DeviceOption = Device.cpu,
     force: ForceOption = False,
@@ -79,7 +82,7 @@ def compress(
         codec.load_model(path, device=device.value)
     work = Compression(
         path, device.value,
-        quality, target_bpp, target_size, target_psnr, strip, max_pixels,
+        quality, target_bpp, target_size, target_psnr, effort, strip, max_pixels,
     )  # fmt: skip
     run_batch(jobs, work, _describe, verb="compressing", workers=workers, quiet=quiet, as_json=as_json, debug=ctx.find_root().params["debug"])
 
@@ -94,6 +97,7 @@ class Compression:
     target_bpp: float | None
     target_size: int | None
     target_psnr: float | None
+    effort: int
     strip: bool
     max_pixels: int
 
@@ -108,13 +112,14 @@ class Compression:
         record.notices = list(picture.notices)
         trial = None
         if self.target_bpp is not None:
-            trial = rate_control.compress_to_bpp(picture, self.target_bpp, model=model)
+            trial = rate_control.compress_to_bpp(picture, self.target_bpp, model=model, effort=self.effort)
         elif self.target_size is not None:
-            trial = rate_control.compress_to_size(picture, self.target_size, model=model)
+            trial = rate_control.compress_to_size(picture, self.target_size, model=model, effort=self.effort)
         elif self.target_psnr is not None:
-            trial = rate_control.compress_to_psnr(picture, self.target_psnr, model=model)
+            trial = rate_control.compress_to_psnr(picture, self.target_psnr, model=model, effort=self.effort)
         if trial is None:
-            data = codec.compress_picture(picture, quality=codec.DEFAULT_QUALITY if self.quality is None else self.quality, model=model)
+            quality = codec.DEFAULT_QUALITY if self.quality is None else self.quality
+            data = codec.compress_picture(picture, quality=quality, model=model, effort=self.effort)
         else:
             data = trial.data
             record.notices += [trial.notice] if trial.notice else []

@@ -76,7 +76,7 @@ _PILLOW_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 # Modules whose code decides looc's bytes or pixels; another code is another codec.
-_LOOC_CODE = ("codec.py", "config.py", "container.py", "entropy.py", "model.py", "prior.py", "transforms.py", "quantizers")
+_LOOC_CODE = ("codec.py", "config.py", "container.py", "entropy.py", "model.py", "prior.py", "refine.py", "transforms.py", "quantizers")
 
 
 class LoocCodec:
