@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from looc_codec import images, registry
 from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN
-from looc_codec.container import DEFAULT_MAX_PIXELS, Container, pack, unpack
+from looc_codec.container import DEFAULT_MAX_PIXELS, Colour, Container, pack, unpack
 from looc_codec.entropy import CodeChecksum, SegmentDecoder, SegmentEncoder, TableBank
 from looc_codec.errors import FormatError, ImageError, ModelError
 from looc_codec.images import Picture
@@ -25,12 +26,15 @@ from looc_codec.model import LoocModel
 from looc_codec.model import load_model as read_model
 from looc_codec.prior import LATENT_LIMIT, LATENT_ONE, CodingStep
 from looc_codec.quantizers.codebook import HIGH_RATE_LAMBDA
+from looc_codec.refine import Coded, refine
 
 DEFAULT_MODEL = "photo"
 DEFAULT_QUALITY = 50
 ENCODER_LAMBDA = 0.7 * HIGH_RATE_LAMBDA
 """Weight of bits in the encoder's choice of codes: 0.8% fewer bits at equal PSNR than the high-rate value (measured on 8
 validation pictures; 0.5, 0.65, 0.8, 1.25 times it give -0.6, -0.8, -0.6, +1.1%). Decoders do not know it."""
+EFFORT_ROUNDS = (0, 1, 3, 8)
+"""Rounds of refinement of each effort; docs/EXPERIMENTS.md, section 3, has what they gain and cost."""
 TILE_POSITIONS = 64
 """Latent positions along a tile's side (1024 pixels); bounds the memory of the transforms."""
 
@@ -100,8 +104,14 @@ def analyse(rgb: np.ndarray, quality: int, model: LoocModel, *, tile: int = TILE
 
 
 @torch.inference_mode()
-def synthesise(latent_hat: Tensor, size: tuple[int, int], quality: int, model: LoocModel, *, tile: int = TILE_POSITIONS) -> np.ndarray:
-    """Quantised latent `(d, h, w)` int32 (1/16 steps) → pixels `(H, W, 3)` uint8 of `size` (H, W), tile by tile."""
+def synthesise(
+    latent_hat: Tensor, size: tuple[int, int], quality: int, model: LoocModel, *, grey: bool = False, tile: int = TILE_POSITIONS
+) -> np.ndarray:
+    """Quantised latent `(d, h, w)` int32 (1/16 steps) → pixels `(H, W, 3)` uint8 of `size` (H, W), tile by tile.
+
+    With `grey` all planes are the mean of the three before rounding: 0.0-0.1 dB better than Rec. 601 weights (3
+    validation pictures, 3 qualities), since the errors of the planes are alike.
+    """
     height, width = latent_hat.shape[1:]
     device = next(model.synthesis.parameters()).device
     halo = halo_positions(model.config.synthesis_blocks)
@@ -112,6 +122,8 @@ def synthesise(latent_hat: Tensor, size: tuple[int, int], quality: int, model: L
             y0, y1, x0, x1 = max(0, top - halo), min(height, bottom + halo), max(0, left - halo), min(width, right + halo)
             part = (latent_hat[:, y0:y1, x0:x1].to(device).float() / LATENT_ONE)[None]
             pixels = model.synthesis(part.contiguous(memory_format=torch.channels_last), level)[0]
+            if grey:
+                pixels = pixels.mean(0, keepdim=True).expand(3, -1, -1).clone()
             pixels = pixels.round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
             rows, columns = slice(top * PATCH, min(bottom * PATCH, size[0])), slice(left * PATCH, min(right * PATCH, size[1]))
             rgb[rows, columns] = pixels[
@@ -132,48 +144,74 @@ def table_bank(model: LoocModel) -> TableBank:
 
 
 @torch.inference_mode()
-def encode_latent(latent: Tensor, quality: int, model: LoocModel, *, lagrangian: float = ENCODER_LAMBDA) -> tuple[tuple[bytes, ...], int, Tensor]:
+def encode_latent(latent: Tensor, quality: int, model: LoocModel, *, lagrangian: float = ENCODER_LAMBDA) -> Coded:
     """Latent `(d, h, w)` in steps → payload segments, code checksum, quantised latent `(d, h, w)` int32 (1/16 steps)."""
     config, book, bank = model.config, model.codebook, table_bank(model)
     _, height, width = latent.shape
     flat, hyper = latent.flatten(1), model.prior.analyse_hyper_in_strips(latent).flatten(1)
     encoders = [SegmentEncoder(bank) for _ in range(config.segments)]
-    checksum = CodeChecksum()
+    checksum = CodeChecksum(config.segments)
 
     def code(step: CodingStep, rows: Tensor, mean: Tensor) -> Tensor:
         target = step.units(hyper if step.hyper else flat, config.codevector_dim) * LATENT_ONE
         digits = book.pick(target - mean, rows, lagrangian)
         for symbols, table_rows in book.symbols(digits, rows):
             encoders[step.segment].append(symbols.numpy(), table_rows.numpy())
-            checksum.update(symbols.numpy())
+            checksum.update(step.segment, symbols.numpy())
         return (mean + book.value(digits, rows)).clamp(-LATENT_LIMIT, LATENT_LIMIT)
 
     latent_hat = model.prior.traverse(height, width, quality, code)
     return tuple(encoder.finish() for encoder in encoders), checksum.value, latent_hat
 
 
+def encode_picture(
+    latent: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, *, lagrangian: float = ENCODER_LAMBDA, effort: int = 0, grey: bool = False
+) -> Coded:
+    """As `encode_latent`; an effort above 0 looks for codes that serve the pixels `(H, W, 3)` uint8 better, never worse ones."""
+
+    def encode(target: Tensor) -> Coded:
+        return encode_latent(target, quality, model, lagrangian=lagrangian)
+
+    if effort == 0:
+        return encode(latent)
+    halo = halo_positions(model.config.synthesis_blocks)
+    return refine(latent, rgb, quality, model, encode, rounds=EFFORT_ROUNDS[effort], halo=halo, grey=grey)
+
+
 @torch.inference_mode()
-def decode_latent(segments: tuple[bytes, ...], code_checksum: int, height: int, width: int, quality: int, model: LoocModel) -> Tensor:
+def decode_latent(
+    segments: tuple[bytes | None, ...], code_checksum: int, height: int, width: int, quality: int, model: LoocModel, *, groups: int | None = None
+) -> Tensor:
     """Payload segments → quantised latent `(d, h, w)` int32 (1/16 steps). Exact on every machine.
 
-    Raises FormatError when the decoded codes do not have the checksum that the encoder wrote.
+    With `groups`, and where segments are None, only the hyper codes and the first groups are decoded; every other unit
+    takes the mean that the prior predicts for it. Raises FormatError when the decoded codes do not have the checksum that
+    the encoder wrote, or the model has fewer groups.
     """
     config, book, bank = model.config, model.codebook, table_bank(model)
     if len(segments) != config.segments:
         raise FormatError(f"the file has {len(segments)} segments where its model writes {config.segments}; it is damaged")
-    decoders = [SegmentDecoder(bank, segment) for segment in segments]
-    checksum = CodeChecksum()
+    if groups is not None and not 0 <= groups < config.segments:
+        raise FormatError(f"{groups} channel groups were asked for; the file has {config.segments - 1}")
+    wanted = segments if groups is None else segments[: 1 + groups]
+    decoders = [SegmentDecoder(bank, segment) for segment in wanted if segment is not None]
+    checksum = CodeChecksum(config.segments)
 
     def code(step: CodingStep, rows: Tensor, mean: Tensor) -> Tensor:
+        if step.segment >= len(decoders):
+            return mean.clamp(-LATENT_LIMIT, LATENT_LIMIT)
+
         def read(table_rows: Tensor) -> Tensor:
             symbols = decoders[step.segment].read(table_rows.numpy())
-            checksum.update(symbols)
+            checksum.update(step.segment, symbols)
             return torch.from_numpy(symbols).long()
 
         return (mean + book.value(book.read(rows, read), rows)).clamp(-LATENT_LIMIT, LATENT_LIMIT)
 
     latent_hat = model.prior.traverse(height, width, quality, code)
-    if checksum.value != code_checksum:
+    for decoder in decoders:
+        decoder.finish()
+    if not checksum.agrees(code_checksum, len(decoders)):
         raise FormatError(
             "the decoded codes do not match the checksum in the file: it is damaged, or arithmetic on this machine is not exact"
         )
@@ -188,11 +226,13 @@ def grid_size(width: int, height: int) -> tuple[int, int]:
 # --- pictures and bytes -----------------------------------------------------------------------------------------------
 
 
-def compress_picture(picture: Picture, *, quality: int = DEFAULT_QUALITY, model: LoocModel | str | Path | None = None) -> bytes:
+def compress_picture(
+    picture: Picture, *, quality: int = DEFAULT_QUALITY, model: LoocModel | str | Path | None = None, effort: int = 0
+) -> bytes:
     """A picture with its metadata as the bytes of a .looc file.
 
-    `quality` is a whole number of 1..100. Raises ImageError for a quality outside or an unusable picture, ModelError
-    when there is no such model.
+    `quality` is a whole number of 1..100, `effort` of 0 (fast) to 3 (smallest). Raises ImageError for one outside or an
+    unusable picture, ModelError when there is no such model.
     """
     if not isinstance(quality, (int, np.integer)) or not QUALITY_MIN <= quality <= QUALITY_MAX:
         raise ImageError(f"quality {quality!r} is not a whole number of {QUALITY_MIN} to {QUALITY_MAX}")
@@ -200,25 +240,50 @@ def compress_picture(picture: Picture, *, quality: int = DEFAULT_QUALITY, model:
     if not isinstance(model, LoocModel):
         model = load_model(DEFAULT_MODEL if model is None else model)
     height, width = picture.rgb.shape[:2]
-    segments, checksum, _ = encode_latent(analyse(picture.rgb, quality, model), quality, model)
-    return pack(Container(width, height, quality, model.fingerprint, segments, checksum, images.chunks_of_picture(picture)))
+    require_effort(effort)
+    chunks, colour = images.chunks_of_picture(picture), images.colour_of_picture(picture)
+    latent = analyse(picture.rgb, quality, model)
+    segments, checksum, _ = encode_picture(latent, picture.rgb, quality, model, effort=effort, grey=colour != Colour.RGB)
+    return pack(Container(width, height, quality, model.fingerprint, segments, checksum, chunks, colour))
 
 
-def decompress_picture(data: bytes, *, model: LoocModel | str | Path | None = None, max_pixels: int = DEFAULT_MAX_PIXELS, device: str = "cpu") -> Picture:
+def require_effort(effort: int) -> None:
+    """ImageError unless `effort` is one that there is."""
+    if not isinstance(effort, (int, np.integer)) or not 0 <= effort < len(EFFORT_ROUNDS):
+        raise ImageError(f"effort {effort!r} is not a whole number of 0 to {len(EFFORT_ROUNDS) - 1}")
+
+
+def decompress_picture(
+    data: bytes,
+    *,
+    model: LoocModel | str | Path | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    device: str = "cpu",
+    groups: int | None = None,
+    allow_truncated: bool = False,
+) -> Picture:
     """The picture of a .looc file, with its metadata.
 
-    Without `model` the installed model with the file's fingerprint is used. Raises FormatError for anything that is not
-    a whole, undamaged file, ModelError when its model is not installed.
+    Without `model` the installed model with the file's fingerprint is used. `groups` decodes only so many of the channel
+    groups (0: the hyper codes alone), and `allow_truncated` what a file that ends too early holds of them; a notice says so.
+    Raises FormatError for anything else that is not a whole, undamaged file, ModelError when its model is not installed.
     """
-    file = unpack(data, max_pixels=max_pixels)
+    file = unpack(data, max_pixels=max_pixels, allow_truncated=allow_truncated)
     model = model_for_file(file.fingerprint, model, device)
-    latent_hat = decode_latent(file.segments, file.code_checksum, *grid_size(file.width, file.height), file.quality, model)
-    rgb = synthesise(latent_hat, (file.height, file.width), file.quality, model)
-    return images.picture_with_chunks(rgb, file.chunks)
+    grid = grid_size(file.width, file.height)
+    latent_hat = decode_latent(file.segments, file.code_checksum, *grid, file.quality, model, groups=groups)
+    rgb = synthesise(latent_hat, (file.height, file.width), file.quality, model, grey=file.colour != Colour.RGB)
+    picture = images.picture_with_chunks(rgb, file.chunks, file.colour)
+    held = len(file.segments) - 1 - file.segments.count(None)
+    if held < len(file.segments) - 1:
+        picture = replace(picture, notices=(f"the file is cut short: it holds {held} of {len(file.segments) - 1} channel groups", *picture.notices))
+    return picture
 
 
-def compress(image: Image.Image | np.ndarray | Picture, *, quality: int = DEFAULT_QUALITY, model: LoocModel | str | Path | None = None) -> bytes:
-    """A Pillow image, an `(H, W, 3)` uint8 array or a Picture as the bytes of a .looc file."""
+def compress(
+    image: Image.Image | np.ndarray | Picture, *, quality: int = DEFAULT_QUALITY, model: LoocModel | str | Path | None = None, effort: int = 0
+) -> bytes:
+    """A Pillow image, an `(H, W, 3)` uint8 array or a Picture as the bytes of a .looc file; see `compress_picture`."""
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise ImageError(f"an array must be (height, width, 3) uint8, not {image.shape} {image.dtype}")
@@ -227,14 +292,25 @@ def compress(image: Image.Image | np.ndarray | Picture, *, quality: int = DEFAUL
         image = images.picture_from_pillow(image)
     elif not isinstance(image, Picture):
         raise ImageError(f"cannot compress a {type(image).__name__}; give a Pillow image or a uint8 array")
-    return compress_picture(image, quality=quality, model=model)
+    return compress_picture(image, quality=quality, model=model, effort=effort)
 
 
-def decompress(data: bytes | BinaryIO, *, model: LoocModel | str | Path | None = None, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
-    """The Pillow image (RGB or RGBA) of a .looc file's bytes."""
+def decompress(
+    data: bytes | BinaryIO,
+    *,
+    model: LoocModel | str | Path | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    groups: int | None = None,
+    allow_truncated: bool = False,
+) -> Image.Image:
+    """The Pillow image of a .looc file's bytes: RGB or RGBA; L or LA where the picture was grey.
+
+    `groups` and `allow_truncated` give previews, see `decompress_picture`.
+    """
     if not isinstance(data, (bytes, bytearray, memoryview)):
         data = data.read()
-    return images.picture_to_pillow(decompress_picture(bytes(data), model=model, max_pixels=max_pixels))
+    picture = decompress_picture(bytes(data), model=model, max_pixels=max_pixels, groups=groups, allow_truncated=allow_truncated)
+    return images.picture_to_pillow(picture)
 
 
 def verify(data: bytes, *, model: LoocModel | str | Path | None = None, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import string
 import zlib
 from dataclasses import dataclass
+from enum import IntEnum
+from itertools import accumulate
 
 from looc_codec.config import PATCH
 from looc_codec.errors import (
@@ -45,7 +47,18 @@ ALPHA_CHUNK = "ALPH"
 KNOWN_CHUNKS = frozenset({ICC_CHUNK, EXIF_CHUNK, XMP_CHUNK, ALPHA_CHUNK})
 
 _HAS_CHUNKS = 0x80
+_COLOUR_SHIFT = 4
+_UNUSED_FLAGS = 0xC0
 _TYPE_LETTERS = string.ascii_letters + "_"
+
+
+class Colour(IntEnum):
+    """What the decoded planes stand for. Grey: the mean of the decoded RGB values before rounding is the one plane."""
+
+    RGB = 0
+    GREY = 1
+    GREY_AS_RGB = 2
+    """Three equal planes: a grey picture whose file or array had three."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +78,18 @@ class Container:
     """All fields of one .looc file; `width` and `height` in pixels, `quality` 1..100.
 
     `fingerprint` (8 bytes) tells the model, `segments` (1..15 byte strings, empty ones allowed) are the payload, and
-    `code_checksum` is the CRC32 of the index grid that the payload decodes to.
+    `code_checksum` is the checksum of the index grid that the payload decodes to. A segment is None where a file that was
+    cut short does not hold it; those come last.
     """
 
     width: int
     height: int
     quality: int
     fingerprint: bytes
-    segments: tuple[bytes, ...]
+    segments: tuple[bytes | None, ...]
     code_checksum: int
     chunks: tuple[Chunk, ...] = ()
+    colour: Colour = Colour.RGB
 
 
 @dataclass(frozen=True)
@@ -98,6 +113,7 @@ class Header:
     code_checksum: int
     chunks: tuple[ChunkInfo, ...]
     file_bytes: int
+    colour: Colour = Colour.RGB
 
 
 def looks_like_looc(data: bytes | memoryview) -> bool:
@@ -115,7 +131,7 @@ def pack(container: Container) -> bytes:
     flag = _HAS_CHUNKS if container.chunks else 0
     parts = [
         MAGIC,
-        bytes([FORMAT_VERSION << 4 | len(container.segments)]),
+        _version_and_segments(container),
         _varint(container.width),
         _varint(container.height),
         bytes([flag | container.quality]),
@@ -132,8 +148,11 @@ def pack(container: Container) -> bytes:
     return b"".join([*parts, _checksum(*parts)])
 
 
-def unpack(data: bytes | memoryview, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Container:
+def unpack(data: bytes | memoryview, *, max_pixels: int | None = DEFAULT_MAX_PIXELS, allow_truncated: bool = False) -> Container:
     """The fields of a .looc file, all checked; the pieces are copied only after every check of lengths has passed.
+
+    With `allow_truncated` a file may end anywhere after its first segment; the segments that it does not hold in full are
+    None. A cut that `truncate` made has a checksum, which is checked; in any other only the chunks can be.
 
     Raises:
         NotLoocError, UnsupportedError, TruncatedError, TrailingBytesError, MalformedError, DamagedError: see errors.py.
@@ -141,9 +160,14 @@ def unpack(data: bytes | memoryview, *, max_pixels: int = DEFAULT_MAX_PIXELS) ->
     """
     view = memoryview(data).cast("B")
     header, chunk_starts, payload_start = _parse(view, max_pixels, refuse_unknown=True)
+    held, sealed = held_segments(header, view)
     if len(view) < header.file_bytes:
-        raise _truncated(header.file_bytes, len(view))
-    intact = zlib.crc32(view[: header.file_bytes - CHECKSUM_BYTES]) == int.from_bytes(
+        if not allow_truncated or held == 0:
+            raise _cut_short(header, len(view), held)
+        for info, start in zip(header.chunks, chunk_starts):
+            _check_chunk(info, start, view)
+        return _container(header, chunk_starts, payload_start, view, held)
+    intact = sealed if len(view) == header.file_bytes else zlib.crc32(view[: header.file_bytes - CHECKSUM_BYTES]) == int.from_bytes(
         view[header.file_bytes - CHECKSUM_BYTES : header.file_bytes], "big"
     )
     if len(view) > header.file_bytes and intact:
@@ -151,15 +175,71 @@ def unpack(data: bytes | memoryview, *, max_pixels: int = DEFAULT_MAX_PIXELS) ->
             f"{len(view) - header.file_bytes} bytes follow the end of the .looc file at byte {header.file_bytes}; cut them off"
         )
     for info, start in zip(header.chunks, chunk_starts):
-        end = start + info.length_bytes
-        if _checksum(info.type.encode("ascii"), view[start:end]) != view[end : end + CHECKSUM_BYTES]:
-            raise DamagedError(f"the .looc file is damaged in its {info.type} chunk at byte {start}; get a fresh copy")
+        _check_chunk(info, start, view)
     if not intact:
         raise DamagedError("the .looc file is damaged: its checksum does not match; get a fresh copy")
-    segments = []
+    return _container(header, chunk_starts, payload_start, view, held)
+
+
+def held_segments(header: Header, data: bytes | memoryview) -> tuple[int, bool]:
+    """How many segments the data holds in full, and whether they are followed by the checksum of all bytes before it.
+
+    That checksum ends a whole file and a file that `truncate` cut.
+    """
+    view = memoryview(data).cast("B")
+    ends = _segment_ends(header)
+    for count in range(len(ends), 0, -1):
+        end = ends[count - 1]
+        if len(view) == end + CHECKSUM_BYTES and _checksum(view[:end]) == view[end:]:
+            return count, True
+    return sum(end <= len(view) for end in ends), False
+
+
+def truncate(data: bytes | memoryview, *, groups: int | None = None, max_bytes: int | None = None) -> bytes:
+    """The beginning of a .looc file that holds the hyper codes and the first `groups` channel groups, or as many of them as
+    `max_bytes` have room for; then a checksum of its own. With all groups it is the whole file again.
+
+    The file may have been cut before. Nothing is decoded, so no model is needed.
+
+    Raises:
+        FormatError: as `unpack`; or the file does not hold so many groups, or the hyper codes take more than `max_bytes`.
+    """
+    if (groups is None) == (max_bytes is None):
+        raise FormatError("give either a number of groups or a number of bytes to cut a file to")
+    view = memoryview(data).cast("B")
+    unpack(view, max_pixels=None, allow_truncated=True)
+    header = read_header(view)
+    held, _ = held_segments(header, view)
+    ends = _segment_ends(header)
+    if groups is None:
+        keep = sum(end + CHECKSUM_BYTES <= max_bytes for end in ends[:held])
+        if keep == 0:
+            raise FormatError(f"{max_bytes} bytes are too few: header, metadata and hyper codes take {ends[0] + CHECKSUM_BYTES}")
+    else:
+        keep = 1 + groups
+        if not 1 <= keep <= held:
+            raise FormatError(f"cannot keep {groups} channel groups: the file holds {held - 1}")
+    beginning = view[: ends[keep - 1]]
+    return bytes(beginning) + _checksum(beginning)
+
+
+def _segment_ends(header: Header) -> list[int]:
+    """The position in the file after each segment."""
+    start = header.file_bytes - CHECKSUM_BYTES - sum(header.segment_lengths_bytes)
+    return [start + end for end in accumulate(header.segment_lengths_bytes)]
+
+
+def _check_chunk(info: ChunkInfo, start: int, view: memoryview) -> None:
+    end = start + info.length_bytes
+    if _checksum(info.type.encode("ascii"), view[start:end]) != view[end : end + CHECKSUM_BYTES]:
+        raise DamagedError(f"the .looc file is damaged in its {info.type} chunk at byte {start}; get a fresh copy")
+
+
+def _container(header: Header, chunk_starts: list[int], payload_start: int, view: memoryview, held: int) -> Container:
+    segments: list[bytes | None] = []
     position = payload_start
-    for length in header.segment_lengths_bytes:
-        segments.append(bytes(view[position : position + length]))
+    for index, length in enumerate(header.segment_lengths_bytes):
+        segments.append(bytes(view[position : position + length]) if index < held else None)
         position += length
     return Container(
         width=header.width,
@@ -172,6 +252,7 @@ def unpack(data: bytes | memoryview, *, max_pixels: int = DEFAULT_MAX_PIXELS) ->
             Chunk(info.type, bytes(view[start : start + info.length_bytes]))
             for info, start in zip(header.chunks, chunk_starts)
         ),
+        colour=header.colour,
     )
 
 
@@ -195,7 +276,7 @@ def overhead_bytes(container: Container) -> int:
     if container.chunks:
         chunk_bytes += len(_varint(len(container.chunks)))
     # Everything of fixed length: magic, version, quality, fingerprint, code checksum, file checksum.
-    fixed = len(MAGIC) + 1 + 1 + FINGERPRINT_BYTES + 2 * CHECKSUM_BYTES
+    fixed = len(MAGIC) + len(_version_and_segments(container)) + 1 + FINGERPRINT_BYTES + 2 * CHECKSUM_BYTES
     sizes = (container.width, container.height, *map(len, container.segments))
     return fixed + sum(len(_varint(size)) for size in sizes)
 
@@ -245,8 +326,15 @@ def _parse(view: memoryview, max_pixels: int | None, *, refuse_unknown: bool) ->
     version, segment_count = version_byte >> 4, version_byte & 0x0F
     if version != FORMAT_VERSION:
         raise UnsupportedError(f"the .looc file has format version {version}, this looc reads version 1; update looc")
+    colour = Colour.RGB
     if segment_count == 0:
-        raise MalformedError("the .looc file is malformed: it has no payload segments (byte 3); get a fresh copy")
+        flags = cursor.take(1, "flags")[0]
+        if flags & _UNUSED_FLAGS or flags >> _COLOUR_SHIFT > max(Colour):
+            raise UnsupportedError(f"the .looc file has the flags {flags:02X} (byte 4), unknown to this looc; update looc")
+        colour, segment_count = Colour(flags >> _COLOUR_SHIFT), flags & 0x0F
+        # One value, one spelling: a colour picture has no flags byte.
+        if segment_count == 0 or colour == Colour.RGB:
+            raise MalformedError(f"the .looc file is malformed: its flags {flags:02X} (byte 4) say nothing; get a fresh copy")
     width, height = cursor.number("width"), cursor.number("height")
     _check_size(width, height, max_pixels)
     quality_byte = cursor.take(1, "quality")[0]
@@ -285,8 +373,17 @@ def _parse(view: memoryview, max_pixels: int | None, *, refuse_unknown: bool) ->
         code_checksum=code_checksum,
         chunks=tuple(chunks),
         file_bytes=cursor.position + sum(lengths) + CHECKSUM_BYTES,
+        colour=colour,
     )
     return header, starts, cursor.position
+
+
+def _version_and_segments(container: Container) -> bytes:
+    """Version and number of segments in one byte, or, for a picture that is not RGB, with the flags in two."""
+    version, count = FORMAT_VERSION << 4, len(container.segments)
+    if container.colour == Colour.RGB:
+        return bytes([version | count])
+    return bytes([version, container.colour << _COLOUR_SHIFT | count])
 
 
 def _chunk_type(raw: bytes, position: int) -> str:
@@ -338,6 +435,8 @@ def _check_packable(container: Container) -> None:
         raise FormatError(f"cannot write a .looc file of quality {container.quality}; use 1..100")
     if len(container.fingerprint) != FINGERPRINT_BYTES:
         raise FormatError(f"cannot write a model fingerprint of {len(container.fingerprint)} bytes; it has {FINGERPRINT_BYTES}")
+    if None in container.segments:
+        raise FormatError("cannot write a .looc file without all of its segments")
     if not 1 <= len(container.segments) <= MAX_SEGMENTS:
         raise FormatError(f"cannot write {len(container.segments)} payload segments; use 1..{MAX_SEGMENTS}")
     if not 0 <= container.code_checksum < 2 ** (8 * CHECKSUM_BYTES):
@@ -357,6 +456,16 @@ def _check_packable(container: Container) -> None:
 def _truncated(needed: int, present: int) -> TruncatedError:
     return TruncatedError(
         f"the .looc file is truncated: it needs {needed} bytes and ends after {present}; get the whole file"
+    )
+
+
+def _cut_short(header: Header, present: int, held: int) -> TruncatedError:
+    """The error about a file that ends within or after its payload's first segments."""
+    if held == 0:
+        return _truncated(header.file_bytes, present)
+    return TruncatedError(
+        f"the .looc file is truncated: it needs {header.file_bytes} bytes and ends after {present}, with {held - 1} of"
+        f" {len(header.segment_lengths_bytes) - 1} channel groups; get the whole file, or --allow-truncated for a preview"
     )
 
 

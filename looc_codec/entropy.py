@@ -15,6 +15,7 @@ import numpy as np
 from looc_codec.errors import FormatError
 
 WORD_BYTES = 4
+CHECKSUM_BITS = 32
 
 
 class TableBank:
@@ -68,6 +69,11 @@ class SegmentDecoder:
         padded = bytes(data) + b"\0" * (-len(data) % WORD_BYTES)
         self.coder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
 
+    def finish(self) -> None:
+        """To be called after the last symbol: FormatError when the segment has more data than they take."""
+        if not self.coder.maybe_exhausted():
+            raise FormatError("the coded data does not end where its codes do: it is damaged; get the file again")
+
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Symbols `(n,)` int32, one for each row `(n,)`; FormatError when the data cannot have been encoded so."""
         order, runs = runs_by_row(rows)
@@ -81,10 +87,33 @@ class SegmentDecoder:
 
 
 class CodeChecksum:
-    """CRC32 over the index grid in coding order, as little-endian 16-bit integers."""
+    """32 bits that check the codes segment by segment, so that a file cut short can be checked as far as it goes.
 
-    def __init__(self) -> None:
-        self.value = 0
+    Each of n segments has floor(32 / n) of the bits and the last the rest, the first segment the highest: the low bits of the CRC32 of
+    all symbols up to the segment's end, in coding order, as little-endian 16-bit integers.
+    """
 
-    def update(self, symbols: np.ndarray) -> None:
-        self.value = zlib.crc32(symbols.astype("<i2").tobytes(), self.value)
+    def __init__(self, segments: int) -> None:
+        self.after = [0] * segments
+
+    def update(self, segment: int, symbols: np.ndarray) -> None:
+        """Takes in the next symbols, which belong to `segment`; segments come in order."""
+        crc = zlib.crc32(symbols.astype("<i2").tobytes(), self.after[segment])
+        self.after[segment:] = [crc] * (len(self.after) - segment)
+
+    def fields(self) -> list[tuple[int, int]]:
+        """Lowest bit and number of bits of each segment's part."""
+        count = len(self.after)
+        bits = CHECKSUM_BITS // count
+        last = CHECKSUM_BITS - bits * (count - 1)
+        return [(last + bits * (count - 2 - index), bits) for index in range(count - 1)] + [(0, last)]
+
+    @property
+    def value(self) -> int:
+        """The 32 bits, once every segment has been taken in."""
+        return sum((crc & ((1 << bits) - 1)) << low for crc, (low, bits) in zip(self.after, self.fields(), strict=True))
+
+    def agrees(self, expected: int, segments: int) -> bool:
+        """Whether the first `segments` segments are those of a file with the checksum `expected`."""
+        mask = sum(((1 << bits) - 1) << low for low, bits in self.fields()[:segments])
+        return (self.value ^ expected) & mask == 0

@@ -22,7 +22,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, PngImagePlugin, features
 
-from looc_codec.container import ALPHA_CHUNK, DEFAULT_MAX_PIXELS, EXIF_CHUNK, ICC_CHUNK, XMP_CHUNK, Chunk, is_thin_beyond
+from looc_codec.container import ALPHA_CHUNK, DEFAULT_MAX_PIXELS, EXIF_CHUNK, ICC_CHUNK, XMP_CHUNK, Chunk, Colour, is_thin_beyond
 from looc_codec.errors import FormatError, ImageError, OutputError
 from looc_codec.files import STANDARD_STREAM, write_atomically
 
@@ -36,6 +36,7 @@ PILLOW_FORMATS = {
 }  # fmt: skip
 """Formats that are written, by suffix without the dot."""
 
+_GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 _EXIF_PREFIX = b"Exif\0\0"
 _EXIF_ORDERS = {b"II*\0": "little", b"MM\0*": "big"}
 _ORIENTATION_TAG = 0x0112
@@ -55,7 +56,8 @@ class Picture:
 
     `rgb` is (H, W, 3) uint8, C-contiguous; `alpha` (H, W) uint8, straight, 255 opaque, None where all is opaque. `icc`
     is an RGB profile of the values (None: sRGB), `exif` begins with its TIFF header, `xmp` is a UTF-8 packet. `notices`
-    are sentences for a person about what reading changed or left out.
+    are sentences for a person about what reading changed or left out. `one_plane` is set for a picture whose file has
+    one grey plane; `rgb` then holds it three times, and files are written with one again where there is no `icc`.
     """
 
     rgb: np.ndarray
@@ -64,6 +66,13 @@ class Picture:
     exif: bytes | None = None
     xmp: bytes | None = None
     notices: tuple[str, ...] = ()
+    one_plane: bool = False
+
+    @property
+    def grey(self) -> bool:
+        """Whether all three planes are equal, whatever the file's type was."""
+        red, green, blue = (self.rgb[..., plane] for plane in range(3))
+        return bool(np.array_equal(red, green) and np.array_equal(red, blue))
 
     @property
     def width(self) -> int:
@@ -146,6 +155,7 @@ def _picture(image: Image.Image, max_pixels: int, name: str, notices: list[str])
     if icc is None and image.format == "PNG":
         icc = _profile_of_gamma(image.info, notices)
     rgb, alpha, icc = _rgb_and_alpha(image, icc, wide, name, notices)
+    one_plane = image.mode in _GREY_MODES or image.mode.startswith("I;16")
     exif, xmp = _metadata(image)
     entry = _orientation_entry(exif) if exif else None
     if entry is not None and 2 <= entry[0] <= 8:
@@ -161,7 +171,9 @@ def _picture(image: Image.Image, max_pixels: int, name: str, notices: list[str])
         else:
             alpha = np.ascontiguousarray(alpha)
             rgb = _filled_where_invisible(rgb, alpha)
-    return Picture(rgb=rgb, alpha=alpha, icc=icc, exif=exif, xmp=xmp, notices=tuple(notices))
+    picture = Picture(rgb=rgb, alpha=alpha, icc=icc, exif=exif, xmp=xmp, notices=tuple(notices))
+    # Applying a grey profile may leave the planes a level apart.
+    return replace(picture, one_plane=one_plane and picture.grey)
 
 
 def _rgb_and_alpha(
@@ -562,7 +574,7 @@ def chunks_of_picture(picture: Picture) -> tuple[Chunk, ...]:
     return tuple(chunks)
 
 
-def picture_with_chunks(rgb: np.ndarray, chunks: Sequence[Chunk]) -> Picture:
+def picture_with_chunks(rgb: np.ndarray, chunks: Sequence[Chunk], colour: Colour = Colour.RGB) -> Picture:
     """A decoded picture, (H, W, 3) uint8, with what the chunks of its file say; unknown ancillary chunks are left out.
 
     Raises:
@@ -582,7 +594,15 @@ def picture_with_chunks(rgb: np.ndarray, chunks: Sequence[Chunk]) -> Picture:
         exif=_checked_exif(data.get(EXIF_CHUNK)),
         xmp=data.get(XMP_CHUNK),
         notices=tuple(notices),
+        one_plane=colour == Colour.GREY,
     )
+
+
+def colour_of_picture(picture: Picture) -> Colour:
+    """How a file has to mark the picture, by what its pixels are and by what it is to be restored as."""
+    if not picture.grey:
+        return Colour.RGB
+    return Colour.GREY if picture.one_plane else Colour.GREY_AS_RGB
 
 
 def _packed_alpha(alpha: np.ndarray) -> bytes:
@@ -631,11 +651,13 @@ def _unpacked_alpha(data: bytes, width: int, height: int) -> np.ndarray:
 
 
 def picture_to_pillow(picture: Picture) -> Image.Image:
-    """A Pillow image, RGB or RGBA, whose `info` carries `icc_profile`, `exif` and `xmp` where the picture has them."""
-    if picture.alpha is None:
-        image = Image.fromarray(picture.rgb)
-    else:
-        image = Image.fromarray(np.dstack([picture.rgb, picture.alpha]))
+    """A Pillow image, RGB or RGBA, L or LA, whose `info` carries `icc_profile`, `exif` and `xmp` where the picture has them."""
+    # A profile for RGB is wrong for a grey plane, and most readers drop it.
+    one_plane = picture.one_plane and picture.icc is None
+    pixels = np.ascontiguousarray(picture.rgb[..., 0]) if one_plane else picture.rgb
+    if picture.alpha is not None:
+        pixels = np.dstack([pixels, picture.alpha])
+    image = Image.fromarray(pixels)
     if picture.icc:
         image.info["icc_profile"] = picture.icc
     if picture.exif:
@@ -693,7 +715,9 @@ def _encoded(picture: Picture, kind: str) -> tuple[memoryview, tuple[str, ...]]:
     notices = []
     if picture.alpha is not None and kind in ("JPEG", "BMP"):
         raise OutputError(f"{kind} cannot hold the transparency of this picture; choose png, webp, avif or tif")
-    pixels = picture_to_pillow(replace(picture, icc=None, exif=None, xmp=None))
+    # Both know RGB only, and Pillow's AVIF writer does not take LA.
+    one_plane = picture.one_plane and picture.icc is None and kind not in ("WEBP", "AVIF")
+    pixels = picture_to_pillow(replace(picture, icc=None, exif=None, xmp=None, one_plane=one_plane))
     failure = None
     # Metadata from anywhere may be too long or too odd for a format's writer; the pixels matter most, then the colours.
     kept = ("icc", "exif", "xmp") if kind != "BMP" else ()

@@ -26,6 +26,7 @@ from looc_codec.container import (
     ICC_CHUNK,
     XMP_CHUNK,
     Chunk,
+    Colour,
     Header,
     looks_like_looc,
     read_header,
@@ -44,10 +45,11 @@ _MAX_HEADER_BYTES = 2**30
 
 
 class LoocImageFile(ImageFile.ImageFile):
-    """A .looc file as Pillow sees it: RGB, or RGBA where it holds transparency.
+    """A .looc file as Pillow sees it: RGB, or L for a grey picture, each with A where it holds transparency.
 
     `info` has `quality` (1..100), `model_fingerprint` (16 hexadecimal digits), and `icc_profile`, `exif` and `xmp` where
-    the file has them. `load()` decodes with the installed model that the file names.
+    the file has them. `load()` decodes with the installed model that the file names; what a file
+    cut short holds of the picture only where `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set.
     """
 
     format = FORMAT
@@ -62,12 +64,15 @@ class LoocImageFile(ImageFile.ImageFile):
         except LoocError as error:
             raise OSError(str(error)) from error
         self._size = (header.width, header.height)
-        self._mode = "RGBA" if any(chunk.type == ALPHA_CHUNK for chunk in header.chunks) else "RGB"
+        metadata = _metadata(header, head)
+        # As picture_to_pillow decides it: with a colour profile grey comes as RGB.
+        grey = header.colour == Colour.GREY and "icc_profile" not in metadata
+        self._mode = ("L" if grey else "RGB") + ("A" if any(chunk.type == ALPHA_CHUNK for chunk in header.chunks) else "")
         self._file_bytes = header.file_bytes
         self._decoded = False
         self.info["quality"] = header.quality
         self.info["model_fingerprint"] = header.fingerprint.hex()
-        self.info.update(_metadata(header, head))
+        self.info.update(metadata)
 
     def load(self) -> Any:
         """Decodes the picture unless that is done. Raises OSError when the file is damaged or its model is missing."""
@@ -77,7 +82,8 @@ class LoocImageFile(ImageFile.ImageFile):
             data = self._whole_file()
             try:
                 # Pillow has judged the size when the file was opened; this only keeps to that size.
-                picture = codec.decompress_picture(data, max_pixels=self.width * self.height)
+                allow = ImageFile.LOAD_TRUNCATED_IMAGES
+                picture = codec.decompress_picture(data, max_pixels=self.width * self.height, allow_truncated=allow)
             except LoocError as error:
                 raise OSError(str(error)) from error
             pixels = images.picture_to_pillow(picture)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from looc_codec import codec, images
 from looc_codec.config import QUALITY_MAX, QUALITY_MIN
-from looc_codec.container import Container, pack
+from looc_codec.container import Colour, Container, pack
 from looc_codec.errors import ImageError
 from looc_codec.images import Picture
 from looc_codec.metrics import bits_per_pixel, psnr_db
@@ -57,7 +57,7 @@ class Trial:
     notice: str | None = None
 
 
-def compress_to_size(picture: Picture, target_bytes: int, *, model: LoocModel | str | Path | None = None) -> Trial:
+def compress_to_size(picture: Picture, target_bytes: int, *, model: LoocModel | str | Path | None = None, effort: int = 0) -> Trial:
     """The .looc file, header and metadata included, of at most `target_bytes` and close to it.
 
     Never larger; smaller by at most 2% where the codes' granularity allows (a file of some hundred bytes has few
@@ -65,17 +65,17 @@ def compress_to_size(picture: Picture, target_bytes: int, *, model: LoocModel | 
     encodings of a photo. Raises ImageError when quality 1 gives a larger file, ModelError when there is no such model.
     """
     _require_positive(target_bytes, "size", "bytes")
-    return _compress_to_size(picture, math.floor(target_bytes), model, f"{math.floor(target_bytes)} bytes")
+    return _compress_to_size(picture, math.floor(target_bytes), model, effort, f"{math.floor(target_bytes)} bytes")
 
 
-def compress_to_bpp(picture: Picture, target_bpp: float, *, model: LoocModel | str | Path | None = None) -> Trial:
+def compress_to_bpp(picture: Picture, target_bpp: float, *, model: LoocModel | str | Path | None = None, effort: int = 0) -> Trial:
     """The .looc file of at most `target_bpp` bits per pixel, header and metadata included; see `compress_to_size`."""
     _require_positive(target_bpp, "rate", "bits per pixel")
     target_bytes = math.floor(target_bpp * picture.width * picture.height / 8)
-    return _compress_to_size(picture, target_bytes, model, f"{target_bpp:g} bpp ({target_bytes} bytes)")
+    return _compress_to_size(picture, target_bytes, model, effort, f"{target_bpp:g} bpp ({target_bytes} bytes)")
 
 
-def compress_to_psnr(picture: Picture, target_db: float, *, model: LoocModel | str | Path | None = None) -> Trial:
+def compress_to_psnr(picture: Picture, target_db: float, *, model: LoocModel | str | Path | None = None, effort: int = 0) -> Trial:
     """The smallest .looc file found whose decoded picture has at least `target_db` dB PSNR, most often within 0.05 dB.
 
     When quality 1 gives more already, that file is the result, with a notice. Costs 2 to 8 encodings of a photo, each
@@ -83,7 +83,7 @@ def compress_to_psnr(picture: Picture, target_db: float, *, model: LoocModel | s
     model.
     """
     _require_positive(target_db, "PSNR", "dB")
-    code = _Coder(picture, model, measure_psnr=True)
+    code = _Coder(picture, model, effort, measure_psnr=True)
     goal = _Goal(
         value=lambda trial: min(trial.psnr_db, _PSNR_CEILING_DB),
         low=target_db,
@@ -102,8 +102,8 @@ def compress_to_psnr(picture: Picture, target_db: float, *, model: LoocModel | s
     return min((trial for trial in code.trials if trial.psnr_db >= target_db), key=lambda trial: len(trial.data))
 
 
-def _compress_to_size(picture: Picture, target_bytes: int, model: LoocModel | str | Path | None, target: str) -> Trial:
-    code = _Coder(picture, model)
+def _compress_to_size(picture: Picture, target_bytes: int, model: LoocModel | str | Path | None, effort: int, target: str) -> Trial:
+    code = _Coder(picture, model, effort)
     high = math.log(max(1, target_bytes))
     goal = _Goal(
         value=lambda trial: math.log(len(trial.data)),
@@ -141,11 +141,12 @@ class _Coder:
     quality is kept (3 bytes per pixel); analysis is a third of an encoding.
     """
 
-    def __init__(self, picture: Picture, model: LoocModel | str | Path | None, *, measure_psnr: bool = False) -> None:
+    def __init__(self, picture: Picture, model: LoocModel | str | Path | None, effort: int = 0, *, measure_psnr: bool = False) -> None:
         if not isinstance(model, LoocModel):
             model = codec.load_model(codec.DEFAULT_MODEL if model is None else model)
-        self.picture, self.model, self.measure_psnr = picture, model, measure_psnr
-        self.chunks = images.chunks_of_picture(picture)
+        codec.require_effort(effort)
+        self.picture, self.model, self.effort, self.measure_psnr = picture, model, effort, measure_psnr
+        self.chunks, self.colour = images.chunks_of_picture(picture), images.colour_of_picture(picture)
         self.trials: list[Trial] = []
         self._latent: tuple[int, Tensor] | None = None
 
@@ -154,11 +155,14 @@ class _Coder:
         picture, model, lagrangian = self.picture, self.model, codec.ENCODER_LAMBDA * 2.0**-halvings
         if self._latent is None or self._latent[0] != quality:
             self._latent = (quality, codec.analyse(picture.rgb, quality, model))
-        segments, checksum, latent_hat = codec.encode_latent(self._latent[1], quality, model, lagrangian=lagrangian)
-        data = pack(Container(picture.width, picture.height, quality, model.fingerprint, segments, checksum, self.chunks))
+        grey = self.colour != Colour.RGB
+        segments, checksum, latent_hat = codec.encode_picture(
+            self._latent[1], picture.rgb, quality, model, lagrangian=lagrangian, effort=self.effort, grey=grey
+        )
+        data = pack(Container(picture.width, picture.height, quality, model.fingerprint, segments, checksum, self.chunks, self.colour))
         psnr = None
         if self.measure_psnr:
-            psnr = psnr_db(picture.rgb, codec.synthesise(latent_hat, picture.rgb.shape[:2], quality, model))
+            psnr = psnr_db(picture.rgb, codec.synthesise(latent_hat, picture.rgb.shape[:2], quality, model, grey=grey))
         self.trials.append(Trial(data, quality, lagrangian, psnr))
         return self.trials[-1]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from looc_codec import container as c
-from looc_codec.container import Chunk, Container, looks_like_looc, overhead_bytes, pack, read_header, unpack
+from looc_codec.container import Chunk, Colour, Container, looks_like_looc, overhead_bytes, pack, read_header, unpack
 from looc_codec.errors import (
     DamagedError,
     FormatError,
@@ -54,6 +54,7 @@ containers = st.builds(
     fingerprint=st.binary(min_size=8, max_size=8),
     segments=st.lists(st.binary(max_size=300), min_size=1, max_size=15).map(tuple),
     code_checksum=st.integers(0, 2**32 - 1),
+    colour=st.sampled_from(Colour),
     chunks=st.lists(st.builds(Chunk, chunk_types, st.binary(max_size=200)), max_size=6, unique_by=lambda k: k.type).map(tuple),
 )
 
@@ -69,6 +70,7 @@ def test_unpack_gives_back_what_was_packed(container: Container) -> None:
     assert header.file_bytes == len(data)
     assert (header.width, header.height, header.quality) == (container.width, container.height, container.quality)
     assert (header.fingerprint, header.code_checksum) == (container.fingerprint, container.code_checksum)
+    assert header.colour == container.colour
     assert header.segment_lengths_bytes == tuple(map(len, container.segments))
     assert [(k.type, k.length_bytes) for k in header.chunks] == [(k.type, len(k.data)) for k in container.chunks]
     bare = dataclasses.replace(container, chunks=())
@@ -129,7 +131,10 @@ def test_each_error_has_its_type_and_sentence() -> None:
     data = pack(PLAIN)
     cases = [
         (replaced(data, 3, 4, b"\x23"), UnsupportedError, "format version 2"),
-        (replaced(data, 3, 4, b"\x10"), MalformedError, "no payload segments"),
+        (replaced(data, 3, 4, b"\x10\x10"), MalformedError, "flags 10"),
+        (replaced(data, 3, 4, b"\x10\x03"), MalformedError, "flags 03"),
+        (replaced(data, 3, 4, b"\x10\x33"), UnsupportedError, "flags 33"),
+        (replaced(data, 3, 4, b"\x10\x93"), UnsupportedError, "flags 93"),
         (replaced(data, 4, 6, b"\0"), LimitError, "has none"),
         (replaced(data, 6, 8, b"\0"), LimitError, "has none"),
         (replaced(data, 4, 6, b"\xff\xff\xff\xff\x7f"), LimitError, "a side"),
@@ -147,6 +152,13 @@ def test_each_error_has_its_type_and_sentence() -> None:
         with pytest.raises(FormatError, match=sentence) as caught:
             unpack(damaged)
         assert type(caught.value) is kind
+
+
+def test_a_grey_picture_takes_one_byte_more() -> None:
+    for colour, flags in ((Colour.GREY, 0x13), (Colour.GREY_AS_RGB, 0x23)):
+        grey = dataclasses.replace(PLAIN, colour=colour)
+        assert pack(grey) == replaced(pack(PLAIN), 3, 4, bytes([0x10, flags]))
+        assert overhead_bytes(grey) == overhead_bytes(PLAIN) + 1
 
 
 def with_chunks(*chunks: bytes) -> bytes:

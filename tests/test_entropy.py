@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from looc_codec.entropy import CodeChecksum, SegmentDecoder, SegmentEncoder, TableBank, runs_by_row
+from looc_codec.errors import FormatError
 
 
 def bank_of(rows: int, size: int, seed: int = 0) -> tuple[TableBank, np.ndarray]:
@@ -75,10 +78,49 @@ def test_bits_of_the_coder_have_not_changed():
 STORED_SEGMENT = "79d32821a94d69c515ad35652f654f1aa9fde670"
 
 
+def checksum_of(*parts: tuple[int, np.ndarray], segments: int = 1) -> CodeChecksum:
+    checksum = CodeChecksum(segments)
+    for segment, symbols in parts:
+        checksum.update(segment, symbols)
+    return checksum
+
+
 def test_checksum_sees_order_and_split_does_not_matter():
-    whole, parts, swapped = CodeChecksum(), CodeChecksum(), CodeChecksum()
-    whole.update(np.arange(10))
-    parts.update(np.arange(4))
-    parts.update(np.arange(4, 10))
-    swapped.update(np.arange(10)[::-1])
-    assert whole.value == parts.value != swapped.value
+    whole = checksum_of((0, np.arange(10)))
+    assert whole.value == checksum_of((0, np.arange(4)), (0, np.arange(4, 10))).value == zlib.crc32(np.arange(10).astype("<i2").tobytes())
+    assert whole.value != checksum_of((0, np.arange(10)[::-1])).value
+
+
+@pytest.mark.parametrize("segments", range(1, 16))
+def test_checksum_gives_every_segment_its_own_bits(segments):
+    fields = CodeChecksum(segments).fields()
+    taken = [bit for low, bits in fields for bit in range(low + bits - 1, low - 1, -1)]
+    assert taken == list(range(31, -1, -1)), "all 32 bits, the first segment the highest"
+    assert [bits for _, bits in fields[:-1]] == [32 // segments] * (segments - 1)
+
+
+def test_checksum_of_a_beginning_agrees_as_far_as_it_goes():
+    parts = [(segment, np.arange(100 * segment, 100 * segment + 50)) for segment in range(5)]
+    expected = checksum_of(*parts, segments=5).value
+    assert checksum_of(*parts, segments=5).agrees(expected, 5)
+    for count in range(1, 5):
+        beginning = checksum_of(*parts[:count], segments=5)
+        assert beginning.agrees(expected, count) and not beginning.agrees(expected, 5)
+    for wrong in range(5):
+        changed = [(segment, symbols + 3 * (segment == wrong)) for segment, symbols in parts]
+        checksum = checksum_of(*changed, segments=5)
+        assert [checksum.agrees(expected, count) for count in range(1, 6)] == [count <= wrong for count in range(1, 6)]
+
+
+def test_data_left_over_is_refused():
+    bank, _ = bank_of(3, 20, seed=4)
+    encoder = SegmentEncoder(bank)
+    symbols, rows = np.arange(20), np.arange(20) % 3
+    encoder.append(symbols[:5], rows[:5])
+    encoder.append(symbols[5:], rows[5:])
+    decoder = SegmentDecoder(bank, encoder.finish())
+    decoder.read(rows[:5])
+    with pytest.raises(FormatError, match="damaged"):
+        decoder.finish()
+    decoder.read(rows[5:])
+    decoder.finish()

@@ -16,6 +16,7 @@ LAYERS = (
     {"selftest"},
     {"report", "training", "pillow_plugin", "rate_control", "exactness"},
     {"codec"},
+    {"refine"},
     {"model"},
     {"quantizers", "prior", "transforms", "data"},
     {"entropy", "container", "images", "metrics", "files", "registry", "config"},

@@ -51,3 +51,22 @@ def test_fuzz_finds_no_defect(tmp_path):
 def test_fuzz_cases_are_the_same_every_time(tmp_path):
     first, second = (run(TOOLS / "fuzz.py", "--replay", "unpack:7") for _ in range(2))
     assert first == second
+
+
+def test_progressive_measures_every_cut(pictures, tmp_path):
+    pytest.importorskip("matplotlib")
+    run(TOOLS / "progressive.py", "--images", pictures, "--qualities", "30,60", "--out", tmp_path / "curves")
+    report = json.loads((tmp_path / "curves" / "progressive.json").read_text())
+    for rows in report["qualities"].values():
+        assert [row["groups"] for row in rows] == list(range(len(rows)))
+        assert [row["bpp"] for row in rows] == sorted(row["bpp"] for row in rows) and rows[-1]["share_of_bytes"] == 1
+    with Image.open(tmp_path / "curves" / "progressive.png") as plot:
+        assert plot.width > 400
+
+
+def test_effort_measures_every_effort(pictures, tmp_path):
+    run(TOOLS / "effort.py", "--images", pictures, "--qualities", "30,60", "--crop", "48", "--out", tmp_path / "effort.json")
+    summary = json.loads((tmp_path / "effort.json").read_text())["summary"]
+    costs = [row["cost_percent"] for row in summary]
+    assert costs[0] == 0 and costs == sorted(costs, reverse=True)
+    assert summary[0]["bd_rate_percent"] == 0

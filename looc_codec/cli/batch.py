@@ -1,14 +1,24 @@
-"""One command over many files: a line for each, a progress bar with the time left, and failures that do not stop the rest."""
+"""One command over many files: a line for each, a progress bar with the time left, and failures that do not stop the rest.
+
+With several workers each file is one task of a process of its own; lines come in the order of the inputs all the same.
+Processes, not threads: Ctrl-C ends them at once, a crash or lack of memory takes one of them, and Python's lock, which the range
+coder holds, is not shared.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,11 +36,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Job:
-    """One file to be worked on; `refusal` is set when it is known beforehand that it cannot be done."""
+    """One file to be worked on; `refusal` is set when it is known beforehand that it cannot be done, `up_to_date` when it
+    need not be. `replace` lets an output that exists be replaced."""
 
     input: str
     output: str | None = None
     refusal: LoocError | None = None
+    up_to_date: bool = False
+    replace: bool = False
 
 
 @dataclass
@@ -46,28 +59,47 @@ class Record:
     bpp: float | None = None
     quality: int | None = None
     model: str | None = None
+    groups: int | None = None
+    """Channel groups that a file holds; stated where it may be cut short."""
     picture_bytes: int | None = None
     """Size of the file on the picture's side; None for a standard stream."""
     seconds: float | None = None
     error: str | None = None
+    skipped: bool = False
+    """With --update: the output is newer than the input and was left as it is."""
     notices: list[str] = dataclasses.field(default_factory=list)
 
 
-def plan_jobs(inputs: Sequence[str], output: str | None, suffix: str, *, force: bool) -> list[Job]:
+def plan_jobs(
+    inputs: Sequence[str], output: str | None, suffix: str, *, force: bool, update: bool = False, known_suffixes: Collection[str] | None = None
+) -> list[Job]:
     """A job for every input file, folders expanded; what exists already or is missing is refused without loading anything.
+
+    With `update` an output newer than its input is left as it is and an older one replaced.
 
     Raises:
         OutputError: the inputs and `output` do not fit together, for example several inputs and one output file.
     """
     from looc_codec import files
 
-    jobs = [Job(str(source), str(target)) for source, target in files.plan_outputs(inputs, output, suffix)]
+    if force and update:
+        raise typer.BadParameter("--force replaces every output and --update only old ones; give one of them")
+    jobs = [Job(str(source), str(target), replace=force or update) for source, target in files.plan_outputs(inputs, output, suffix, known_suffixes=known_suffixes)]
     for job in jobs:
         if job.input != STANDARD_STREAM and not os.path.exists(job.input):
             job.refusal = ImageError(f"{job.input} does not exist; check its name")
+        elif update:
+            job.up_to_date = _is_newer(job.output, job.input)
         elif job.output != STANDARD_STREAM and not force and os.path.lexists(job.output):
             job.refusal = OutputError(f"{job.output} exists already; give another -o or --force")
     return jobs
+
+
+def _is_newer(output: str, source: str) -> bool:
+    """Whether the output was written after the input; never for standard streams and for what is not there."""
+    if STANDARD_STREAM in (output, source) or not os.path.isfile(output):
+        return False
+    return os.stat(output).st_mtime_ns > os.stat(source).st_mtime_ns
 
 
 def run_batch(
@@ -76,40 +108,34 @@ def run_batch(
     describe: Callable[[Record], str],
     *,
     verb: str,
+    workers: int = 1,
     quiet: bool = False,
     as_json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Works on each job in turn and reports it; exits with 1 at the end when any failed.
+    """Works on each job and reports it, in the order of `jobs`; exits with 1 at the end when any failed.
 
     `work` fills the record of one job and raises LoocError, OSError or MemoryError when the job fails; any other
-    exception is a bug and ends the run. `describe` gives the line for people of a finished record. `verb` names the
-    work in the progress bar; `debug` adds the trace to each failure.
+    exception is a bug and ends the run. With `workers` above 1 it runs in other processes, so it must be picklable.
+    `describe` gives the line for people of a finished record. `verb` names the work in the progress bar; `debug` adds
+    the trace to each failure.
     """
-    failures = 0
+    failures = skipped = 0
     started = time.perf_counter()
-    with _progress(jobs, verb, quiet) as bar:
+    with _progress(jobs, verb, quiet) as bar, _results(jobs, work, workers) as results:
         for job in jobs:
             bar.begin(job)
-            record = Record(input=job.input, output=job.output)
-            failure = job.refusal
-            file_started = time.perf_counter()
-            if failure is None:
-                try:
-                    work(job, record)
-                except BrokenPipeError:
-                    raise
-                except (LoocError, OSError, MemoryError, RuntimeError) as error:
-                    if isinstance(error, RuntimeError) and not is_out_of_memory(error):
-                        raise
-                    failure = error
-            record.seconds = round(time.perf_counter() - file_started, 4)
+            record, failure, trace = results(job)
             if failure is not None:
                 failures += 1
                 if debug:
-                    traceback.print_exception(failure)
+                    sys.stderr.write(trace)
                 record.error = one_sentence(failure)
                 fail(f"{shown(job.input)}: {record.error}" if _names_missing(record) else record.error)
+            elif record.skipped:
+                skipped += 1
+                if not quiet and not as_json and len(jobs) == 1:
+                    note(f"{shown(record.output)} is newer than {shown(record.input)}; left as it is")
             elif not quiet:
                 for notice in record.notices:
                     note(f"looc: {shown(job.input)}: {notice}")
@@ -119,9 +145,91 @@ def run_batch(
                 print_json(dataclasses.asdict(record))
             bar.finish(job)
     if len(jobs) > 1 and not quiet:
-        note(f"{len(jobs) - failures} of {len(jobs)} files done in {time.perf_counter() - started:.1f} s")
+        unchanged = f", {skipped} skipped as up to date" if skipped else ""
+        note(f"{len(jobs) - failures - skipped} of {len(jobs)} files done{unchanged} in {time.perf_counter() - started:.1f} s")
     if failures:
         raise typer.Exit(1)
+
+
+Result = tuple[Record, "Exception | None", str]
+"""Record of a job, why it failed (None if it did not), and the trace of that, which does not travel with the exception."""
+
+
+def work_on(work: Callable[[Job, Record], None], job: Job) -> Result:
+    """Works on one job in this process."""
+    record = Record(input=job.input, output=job.output, skipped=job.up_to_date)
+    failure: Exception | None = job.refusal
+    started = time.perf_counter()
+    if failure is None and not job.up_to_date:
+        try:
+            work(job, record)
+        except BrokenPipeError:
+            raise
+        except (LoocError, OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                raise
+            failure = error
+    record.seconds = round(time.perf_counter() - started, 4)
+    return record, failure, "".join(traceback.format_exception(failure)) if failure is not None else ""
+
+
+@contextlib.contextmanager
+def _results(jobs: Sequence[Job], work: Callable[[Job, Record], None], workers: int) -> Iterator[Callable[[Job], Result]]:
+    """A function that gives the result of a job, worked on in this process or waited for from another."""
+    # Standard streams exist in this process only.
+    tasks = [job for job in jobs if job.refusal is None and not job.up_to_date and STANDARD_STREAM not in (job.input, job.output)]
+    workers = min(workers, len(tasks))
+    if workers < 2:
+        yield lambda job: work_on(work, job)
+        return
+    # Fresh processes: a fork of one that has threads may hang, and other systems have no fork.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (workers,))
+    try:
+        futures: dict[int, Future[Result]] = {id(job): pool.submit(_work_in_worker, work, job) for job in tasks}
+
+        def result(job: Job) -> Result:
+            if id(job) not in futures:
+                return work_on(work, job)
+            try:
+                return futures[id(job)].result()
+            except BrokenProcessPool:
+                job.refusal = WorkerError("a worker process died, perhaps of lack of memory; give fewer --jobs")
+                return work_on(work, job)
+
+        yield result
+        pool.shutdown()
+    except BaseException:
+        # The executor would wait for its processes to finish their files.
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        pool.shutdown(cancel_futures=True)
+        raise
+
+
+class WorkerError(LoocError):
+    """A process that worked on a file is gone."""
+
+
+def _start_worker(workers: int) -> None:
+    """Prepares a worker process: a fair share of the cores, and an end with its parent's, leaving nothing half-written."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    # Ctrl-C reaches all processes of a terminal; the parent alone decides and ends its workers by SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+    def follow_parent() -> None:
+        multiprocessing.parent_process().join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow_parent, daemon=True).start()
+
+
+def _work_in_worker(work: Callable[[Job, Record], None], job: Job) -> Result:
+    try:
+        return work_on(work, job)
+    except SystemExit:
+        # The unfinished output is gone by now; the executor's loop would catch this and take the next task.
+        os._exit(1)
 
 
 def record_file(record: Record, header: Container | Header, size_bytes: int) -> None:

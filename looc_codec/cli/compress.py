@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import re
-from decimal import Decimal
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -17,33 +16,19 @@ from looc_codec.cli.options import (
     Device,
     DeviceOption,
     ForceOption,
+    JobsOption,
     JsonOption,
     MaxPixelsOption,
     ModelOption,
     OutputOption,
     QuietOption,
+    UpdateOption,
+    parse_size,
     refuse_json_beside_data,
 )
 from looc_codec.cli.printing import size_text
 from looc_codec.cli.streams import STANDARD_STREAM, write_stdout
 from looc_codec.registry import find_model
-
-_SIZE_UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size as people write it; kB and MB are powers of 1000, KiB and MiB of 1024, in any case.
-
-    Raises typer.BadParameter (exit code 2) for anything else, and for less than a byte.
-
-    >>> parse_size("12345"), parse_size("200kB"), parse_size("1.5 MiB")
-    (12345, 200000, 1572864)
-    """
-    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) *([A-Za-z]*)", text.strip(), re.ASCII)
-    factor = _SIZE_UNITS.get(match[2].lower()) if match else None
-    if factor is None or Decimal(match[1]) * factor < 1:
-        raise typer.BadParameter(f"{text!r} is not a size; write for example 12345, 200kB, 1.5MB or 190KiB")
-    return int(Decimal(match[1]) * factor)
 
 
 def compress(
@@ -71,9 +56,14 @@ def compress(
         float | None,
         typer.Option("--target-psnr", metavar="DB", help="At least so many dB of PSNR instead of -q.", show_default=False),
     ] = None,
+    effort: Annotated[
+        int, typer.Option("--effort", min=0, max=3, help="Time spent on smaller files: 0 fast, 3 slow. Restoring takes no longer.")
+    ] = 0,
     model: ModelOption = "photo",
     device: DeviceOption = Device.cpu,
     force: ForceOption = False,
+    update: UpdateOption = False,
+    workers: JobsOption = 1,
     strip: Annotated[bool, typer.Option("--strip", help="Leave out colour profile, EXIF and XMP.")] = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -81,44 +71,66 @@ def compress(
 ) -> None:
     """Compress pictures to .looc files."""
     _check_targets({"-q": quality, "--target-bpp": target_bpp, "--target-size": target_size, "--target-psnr": target_psnr})
-    jobs = plan_jobs(inputs, output, ".looc", force=force)
+    jobs = plan_jobs(inputs, output, ".looc", force=force, update=update)
     refuse_json_beside_data(jobs, as_json)
-    loaded = None
-    if any(job.refusal is None for job in jobs):
-        path = find_model(model).path
+    needed = any(job.refusal is None and not job.up_to_date for job in jobs)
+    path = str(find_model(model).path) if needed else ""
+    if needed and workers == 1:
+        # A bad model or device fails here once, not for each file.
         from looc_codec import codec
 
-        loaded = codec.load_model(path, device=device.value)
+        codec.load_model(path, device=device.value)
+    work = Compression(
+        path, device.value,
+        quality, target_bpp, target_size, target_psnr, effort, strip, max_pixels,
+    )  # fmt: skip
+    run_batch(jobs, work, _describe, verb="compressing", workers=workers, quiet=quiet, as_json=as_json, debug=ctx.find_root().params["debug"])
 
-    def work(job: Job, record: Record) -> None:
+
+@dataclass(frozen=True)
+class Compression:
+    """The work on one picture; plain values, so that it can be sent to another process."""
+
+    model: str
+    device: str
+    quality: int | None
+    target_bpp: float | None
+    target_size: int | None
+    target_psnr: float | None
+    effort: int
+    strip: bool
+    max_pixels: int
+
+    def __call__(self, job: Job, record: Record) -> None:
         from looc_codec import codec, container, files, images, rate_control
 
-        picture = images.read_picture(job.input, max_pixels=max_pixels)
-        if strip:
+        # Read once per process.
+        model = codec.load_model(self.model, device=self.device)
+        picture = images.read_picture(job.input, max_pixels=self.max_pixels)
+        if self.strip:
             picture = dataclasses.replace(picture, icc=None, exif=None, xmp=None)
         record.notices = list(picture.notices)
         trial = None
-        if target_bpp is not None:
-            trial = rate_control.compress_to_bpp(picture, target_bpp, model=loaded)
-        elif target_size is not None:
-            trial = rate_control.compress_to_size(picture, target_size, model=loaded)
-        elif target_psnr is not None:
-            trial = rate_control.compress_to_psnr(picture, target_psnr, model=loaded)
+        if self.target_bpp is not None:
+            trial = rate_control.compress_to_bpp(picture, self.target_bpp, model=model, effort=self.effort)
+        elif self.target_size is not None:
+            trial = rate_control.compress_to_size(picture, self.target_size, model=model, effort=self.effort)
+        elif self.target_psnr is not None:
+            trial = rate_control.compress_to_psnr(picture, self.target_psnr, model=model, effort=self.effort)
         if trial is None:
-            data = codec.compress_picture(picture, quality=codec.DEFAULT_QUALITY if quality is None else quality, model=loaded)
+            quality = codec.DEFAULT_QUALITY if self.quality is None else self.quality
+            data = codec.compress_picture(picture, quality=quality, model=model, effort=self.effort)
         else:
             data = trial.data
             record.notices += [trial.notice] if trial.notice else []
         record_file(record, container.read_header(data), len(data))
-        record.model = loaded.name
+        record.model = model.name
         if job.output == STANDARD_STREAM:
             write_stdout(data)
         else:
             record.picture_bytes = os.path.getsize(job.input) if job.input != STANDARD_STREAM else None
-            with files.write_atomically(job.output, force=force) as file:
+            with files.write_atomically(job.output, force=job.replace) as file:
                 file.write(data)
-
-    run_batch(jobs, work, _describe, verb="compressing", quiet=quiet, as_json=as_json, debug=ctx.find_root().params["debug"])
 
 
 def _check_targets(given: dict[str, float | None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -14,11 +15,13 @@ from looc_codec.cli.options import (
     Device,
     DeviceOption,
     ForceOption,
+    JobsOption,
     JsonOption,
     MaxPixelsOption,
     ModelOption,
     OutputOption,
     QuietOption,
+    UpdateOption,
     refuse_json_beside_data,
 )
 from looc_codec.cli.printing import size_text
@@ -39,39 +42,60 @@ def decompress(
     model: ModelOption = None,
     device: DeviceOption = Device.cpu,
     force: ForceOption = False,
+    update: UpdateOption = False,
+    workers: JobsOption = 1,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
     max_pixels: MaxPixelsOption = DEFAULT_MAX_PIXELS,
+    groups: Annotated[
+        int | None,
+        typer.Option("--groups", min=0, metavar="N", help="Decode only the first N channel groups: a quick preview.", show_default=False),
+    ] = None,
+    allow_truncated: Annotated[bool, typer.Option("--allow-truncated", help="Decode what a file that was cut short holds.")] = False,
 ) -> None:
     """Restore pictures from .looc files, with the model that each file names."""
-    jobs = plan_jobs(inputs, output, f".{format.lower()}" if format else ".png", force=force)
+    jobs = plan_jobs(inputs, output, f".{format.lower()}" if format else ".png", force=force, update=update)
     refuse_json_beside_data(jobs, as_json)
-    chosen = find_model(model).path if model is not None else None
+    work = Restoration(str(find_model(model).path) if model is not None else None, device.value, format, max_pixels, groups, allow_truncated)
+    run_batch(jobs, work, _describe, verb="restoring", workers=workers, quiet=quiet, as_json=as_json, debug=ctx.find_root().params["debug"])
 
-    def work(job: Job, record: Record) -> None:
+
+@dataclass(frozen=True)
+class Restoration:
+    """The work on one .looc file; plain values, so that it can be sent to another process."""
+
+    model: str | None
+    device: str
+    format: str | None
+    max_pixels: int
+    groups: int | None
+    allow_truncated: bool
+
+    def __call__(self, job: Job, record: Record) -> None:
         from looc_codec import container, files, images
 
         data = read_looc_bytes(job.input)
         # What needs no torch comes first: a damaged file, or one without its model, fails at once.
-        header = container.unpack(data, max_pixels=max_pixels)
+        header = container.unpack(data, max_pixels=self.max_pixels, allow_truncated=self.allow_truncated)
         record_file(record, header, len(data))
-        path = chosen or find_by_fingerprint(header.fingerprint).path
+        path = self.model or find_by_fingerprint(header.fingerprint).path
         from looc_codec import codec
 
-        loaded = codec.load_model(path, device=device.value)
+        loaded = codec.load_model(path, device=self.device)
         record.model = loaded.name
-        picture = codec.decompress_picture(data, model=loaded, max_pixels=max_pixels)
+        picture = codec.decompress_picture(
+            data, model=loaded, max_pixels=self.max_pixels, groups=self.groups, allow_truncated=self.allow_truncated
+        )
         record.notices = list(picture.notices)
         if job.output == STANDARD_STREAM:
             encoded = io.BytesIO()
-            record.notices += images.write_picture(picture, encoded, format=format or "png")
+            record.notices += images.write_picture(picture, encoded, format=self.format or "png")
             write_stdout(encoded.getvalue())
         else:
-            with files.write_atomically(job.output, force=force) as file:
-                record.notices += images.write_picture(picture, file, format=format or os.path.splitext(job.output)[1].removeprefix(".") or "png")
+            format = self.format or os.path.splitext(job.output)[1].removeprefix(".") or "png"
+            with files.write_atomically(job.output, force=job.replace) as file:
+                record.notices += images.write_picture(picture, file, format=format)
             record.picture_bytes = os.path.getsize(job.output)
-
-    run_batch(jobs, work, _describe, verb="restoring", quiet=quiet, as_json=as_json, debug=ctx.find_root().params["debug"])
 
 
 def _describe(record: Record) -> str:

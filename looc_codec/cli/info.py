@@ -21,7 +21,7 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Show size, quality, model and parts of .looc files."""
-    from looc_codec.container import read_header
+    from looc_codec.container import held_segments, read_header
 
     failed = False
     for name in inputs:
@@ -37,8 +37,11 @@ def info(
                 print_json({"input": name, "error": one_sentence(error)})
             continue
         record = describe_header(header, len(data))
+        held, sealed = held_segments(header, data)
+        record["groups"] = [held - 1, len(header.segment_lengths_bytes) - 1] if held else None
         problem = None
-        if len(data) != header.file_bytes:
+        # A file that `looc truncate` cut is shorter, too, but as it should be.
+        if len(data) != header.file_bytes and not sealed:
             failed = True
             problem = f"the file has {len(data)} bytes where its header states {header.file_bytes}; get a fresh copy"
             fail(f"{name}: {problem}")
@@ -62,6 +65,7 @@ def describe_header(header: Header, size_bytes: int) -> dict[str, Any]:
         "width": header.width,
         "height": header.height,
         "quality": header.quality,
+        "colour": ("RGB", "grey", "grey as RGB")[header.colour],
         "bytes": size_bytes,
         "bpp": round(8 * size_bytes / (header.width * header.height), 5),
         "format_version": header.version,
@@ -79,9 +83,10 @@ def _print_record(name: str, record: dict[str, Any]) -> None:
     chunks = ", ".join(f"{kind} {size_text(length)}" for kind, length in record["chunk_bytes"].items())
     print(printable(name))
     for label, text in (
-        ("picture", f"{record['width']} x {record['height']}, quality {record['quality']}"),
+        ("picture", f"{record['width']} x {record['height']}, {record['colour']}, quality {record['quality']}"),
         ("file", f"{size_text(record['bytes'])}, {record['bpp']:.3f} bits per pixel, format version {record['format_version']}"),
         ("model", f"{record['model'] or 'not installed'}, fingerprint {record['fingerprint']}"),
+        ("groups", "not even the hyper codes" if record["groups"] is None else "{} of {} channel groups".format(*record["groups"])),
         ("payload", f"hyper codes {size_text(hyper)}, groups {', '.join(size_text(length) for length in groups)}"),
         ("metadata", chunks or "none"),
         ("overhead", size_text(record["overhead_bytes"])),

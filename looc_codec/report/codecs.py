@@ -77,7 +77,7 @@ _PILLOW_OPTIONS: dict[str, dict[str, Any]] = {
 
 # Modules whose code decides looc's bytes or pixels; another code is another codec. Quantizers of papers are no part of it.
 _LOOC_CODE = (
-    "codec.py", "config.py", "container.py", "entropy.py", "model.py", "prior.py", "transforms.py", "quantizers/codebook.py",
+    "codec.py", "config.py", "container.py", "entropy.py", "model.py", "prior.py", "refine.py", "transforms.py", "quantizers/codebook.py",
     "quantizers/search.py", "quantizers/units.py",
 )  # fmt: skip
 

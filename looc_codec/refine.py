@@ -1,0 +1,92 @@
+"""Refinement of the codes for the picture at hand (`--effort`). The decoder knows nothing of it.
+
+The analysis gives a latent, and codes are chosen as if an error in the latent were as large an error in the pixels. It is not quite: basis
+functions overlap and the synthesis is not linear. Here the codes are chosen again and again against a corrected target, the chosen
+latent minus the gradient of the true pixel error over its curvature (proximal gradient descent, with the choice of codes as the proximal
+step: Parikh and Boyd 2014, section 4.2). For an orthonormal linear synthesis the corrected target is the analysed latent itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from looc_codec.config import PATCH, LoocConfig
+from looc_codec.model import LoocModel
+from looc_codec.prior import LATENT_ONE
+
+Coded = tuple[tuple[bytes, ...], int, Tensor]
+"""Payload segments, code checksum and quantised latent `(d, h, w)` int32 (1/16 steps)."""
+
+DISTORTION_SLOPE = 26.0
+"""lambda * step² for MSE over RGB on the 0..255 scale and bits per pixel: the high-rate slope with which models are trained."""
+DAMPING = 0.5
+"""Share of the way to each corrected target. On two pictures at quality 50, three rounds lowered the cost by 1.6-1.6, 2.2-2.2 and
+2.0-2.2% with 0.25, 0.5 and 0.8."""
+TILE_POSITIONS = 48
+"""Latent positions along a tile's side (768 pixels): a gradient holds every activation of its tile."""
+
+
+def lagrangian_cost(size_bytes: int, rgb: np.ndarray, decoded: np.ndarray, quality: int, config: LoocConfig) -> float:
+    """Bits per pixel plus lambda times the MSE of the decoded 8-bit picture, both `(H, W, 3)` uint8."""
+    error = rgb.astype(np.int32) - decoded
+    mean_squared_error = float(np.sum(error * error, dtype=np.int64)) / rgb.size
+    return 8 * size_bytes / (rgb.shape[0] * rgb.shape[1]) + DISTORTION_SLOPE / config.step(quality) ** 2 * mean_squared_error
+
+
+def refine(
+    latent: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, encode: Callable[[Tensor], Coded], *, rounds: int, halo: int, grey: bool = False,
+    report: Callable[[Coded, np.ndarray], None] | None = None,
+) -> Coded:  # fmt: skip
+    """The cheapest coding of the pixels `(H, W, 3)` uint8 among that of `latent` `(d, h, w)` in steps and `rounds` more.
+
+    Never of a higher `lagrangian_cost` than `encode(latent)`. `halo` is the reach of the synthesis in positions. A round takes an
+    encoding and about three syntheses; memory is bounded by the tile, not by the picture. `report` gets each coding and its decoded picture.
+    """
+    best, best_cost, target = None, np.inf, latent
+    for index in range(rounds + 1):
+        coded = encode(target)
+        decoded, correction = decode_with_correction(coded[2], rgb, quality, model, halo, grey)
+        cost = lagrangian_cost(sum(map(len, coded[0])), rgb, decoded, quality, model.config)
+        if cost < best_cost:
+            best, best_cost = coded, cost
+        if report is not None:
+            report(coded, decoded)
+        if index < rounds:
+            target = torch.lerp(target, coded[2].float() / LATENT_ONE - correction, DAMPING)
+    return best
+
+
+def decode_with_correction(
+    latent_hat: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, halo: int, grey: bool, tile: int = TILE_POSITIONS
+) -> tuple[np.ndarray, Tensor]:
+    """The decoded picture `(H, W, 3)` uint8, and the gradient of its squared error over the curvature, `(d, h, w)` in steps."""
+    synthesis = model.synthesis
+    device = next(synthesis.parameters()).device
+    level = torch.tensor([float(quality)], device=device)
+    # Of the linear part, which carries nearly all of the energy.
+    curvature = 2 * synthesis.log_step(level).exp()[0] ** 2 * synthesis.linear.square().sum((1, 2, 3))[:, None, None]
+    _, height, width = latent_hat.shape
+    decoded = np.empty_like(rgb)
+    correction = torch.empty(latent_hat.shape)
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            bottom, right = min(top + tile, height), min(left + tile, width)
+            y0, y1, x0, x1 = max(0, top - halo), min(height, bottom + halo), max(0, left - halo), min(width, right + halo)
+            original = torch.from_numpy(np.array(rgb[y0 * PATCH : y1 * PATCH, x0 * PATCH : x1 * PATCH])).to(device).permute(2, 0, 1).float()
+            with torch.enable_grad():
+                part = (latent_hat[:, y0:y1, x0:x1].to(device).float() / LATENT_ONE)[None].requires_grad_()
+                pixels = synthesis(part.contiguous(memory_format=torch.channels_last), level)[0, :, : original.shape[1], : original.shape[2]]
+                if grey:
+                    pixels = pixels.mean(0, keepdim=True).expand(3, -1, -1)
+                (gradient,) = torch.autograd.grad((pixels - original).square().sum(), part)
+            inner = (slice(None), slice(top - y0, bottom - y0), slice(left - x0, right - x0))
+            correction[:, top:bottom, left:right] = (gradient[0] / curvature)[inner].cpu()
+            rows, columns = slice(top * PATCH, min(bottom * PATCH, rgb.shape[0])), slice(left * PATCH, min(right * PATCH, rgb.shape[1]))
+            shown = pixels.detach().round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+            above, before = (top - y0) * PATCH, (left - x0) * PATCH
+            decoded[rows, columns] = shown[above : above + rows.stop - rows.start, before : before + columns.stop - columns.start]
+    return decoded, correction

@@ -1,0 +1,98 @@
+"""What `looc compress --effort` gains and costs: BD-rate against effort 0 and CPU seconds per megapixel of each effort.
+
+    python tools/effort.py [--images ../shared/data/val] [--limit 8] [--qualities 20,50,80] [--crop 256] [--out docs/results/effort.json]
+
+Each picture is refined once per quality; an effort's figures are those of the cheapest coding among its rounds, as `--effort` picks it,
+with the CPU time up to there (one thread). BD-rate by PSNR per picture, then the mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def measure(path: Path, quality: int, model_name: str, crop: int | None) -> list[dict[str, float]]:
+    """One row for each effort."""
+    from looc_codec import codec, images
+    from looc_codec.metrics import psnr_db
+    from looc_codec.refine import lagrangian_cost, refine
+
+    model = codec.load_model(model_name)
+    rgb = images.read_picture(path).rgb
+    if crop is not None:
+        top, left = (max(0, side - crop) // 2 for side in rgb.shape[:2])
+        rgb = np.ascontiguousarray(rgb[top : top + crop, left : left + crop])
+    pixels = rgb.shape[0] * rgb.shape[1]
+    rows, rounds = [], []
+    started = time.process_time()
+    latent = codec.analyse(rgb, quality, model)
+
+    def encode(target):
+        coded = codec.encode_latent(target, quality, model)
+        rounds.append({"megapixel_seconds": (time.process_time() - started) / pixels * 1e6})
+        return coded
+
+    def report(coded, decoded):
+        size = sum(map(len, coded[0]))
+        rounds[-1] |= {"cost": lagrangian_cost(size, rgb, decoded, quality, model.config), "bpp": 8 * size / pixels, "psnr_db": psnr_db(rgb, decoded)}
+
+    refine(latent, rgb, quality, model, encode, rounds=max(codec.EFFORT_ROUNDS), halo=codec.halo_positions(model.config.synthesis_blocks), report=report)
+    for effort, last in enumerate(codec.EFFORT_ROUNDS):
+        best = min(rounds[: last + 1], key=lambda row: row["cost"])
+        # Without refinement nothing is synthesised; with it the last coding is, to be judged.
+        seconds = rounds[last]["megapixel_seconds"] if last == 0 else rounds[min(last + 1, len(rounds) - 1)]["megapixel_seconds"]
+        rows.append({"picture": path.name, "quality": quality, "effort": effort, "seconds_per_megapixel": seconds, **{key: best[key] for key in ("cost", "bpp", "psnr_db")}})
+    return rows
+
+
+def main() -> None:
+    from looc_codec import codec
+    from looc_codec.metrics import bd_rate_percent
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, default=ROOT.parent / "shared/data/val")
+    parser.add_argument("--limit", type=int, default=8)
+    parser.add_argument("--qualities", type=lambda text: [int(part) for part in text.split(",")], default=[20, 50, 80])
+    parser.add_argument("--crop", type=int, metavar="N", help="take only N x N pixels from the middle of each picture")
+    parser.add_argument("--model", default="photo")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/results/effort.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    paths = sorted(arguments.images.glob("*.png"))[: arguments.limit]
+    if not paths or len(arguments.qualities) < 2:
+        parser.error("give a folder of .png files and two qualities or more")
+    codec.compress(np.zeros((64, 64, 3), np.uint8), model=arguments.model)
+    rows = []
+    for path in paths:
+        for quality in arguments.qualities:
+            rows += measure(path, quality, arguments.model, arguments.crop)
+            print(path.name, quality, *(round(row["cost"], 4) for row in rows[-len(codec.EFFORT_ROUNDS) :]), flush=True)
+    summary = []
+    for effort, rounds in enumerate(codec.EFFORT_ROUNDS):
+        curves = {level: {path.name: [(row["bpp"], row["psnr_db"]) for row in rows if (row["picture"], row["effort"]) == (path.name, level)] for path in paths} for level in (0, effort)}
+        own = [row for row in rows if row["effort"] == effort]
+        before = [row for row in rows if row["effort"] == 0]
+        summary.append({
+            "effort": effort, "rounds": rounds,
+            "bd_rate_percent": round(statistics.mean(bd_rate_percent(curves[0][path.name], curves[effort][path.name]) for path in paths), 2),
+            "cost_percent": round(100 * (statistics.mean(row["cost"] / old["cost"] for row, old in zip(own, before, strict=True)) - 1), 2),
+            "cpu_seconds_per_megapixel": round(statistics.median(row["seconds_per_megapixel"] for row in own), 2),
+        })  # fmt: skip
+        print(summary[-1], flush=True)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps({"summary": summary, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

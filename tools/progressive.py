@@ -1,0 +1,84 @@
+"""How good a preview is: PSNR over bytes when a file is cut after each of its segments.
+
+    python tools/progressive.py [--images ../shared/data/val] [--qualities 20,50,80] [--limit N] [--out docs/results/progressive]
+
+Each picture is coded once per quality and restored from its hyper codes and the first 0, 1, ... channel groups; the bytes are those of the
+file that `looc truncate` makes. Writes means over the pictures to progressive.json and draws them into progressive.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def measure(paths: list[Path], quality: int, model_name: str) -> list[dict[str, float]]:
+    """One row for each number of kept groups, means over the pictures."""
+    from looc_codec import codec, container, images
+    from looc_codec.metrics import psnr_db
+
+    model = codec.load_model(model_name)
+    count = len(model.config.groups)
+    rows: list[list[tuple[float, float, float]]] = [[] for _ in range(count + 1)]
+    for path in paths:
+        picture = images.read_picture(path)
+        data = codec.compress_picture(picture, quality=quality, model=model)
+        for groups in range(count + 1):
+            size = len(container.truncate(data, groups=groups))
+            preview = codec.decompress_picture(data, model=model, groups=groups)
+            rows[groups].append((8 * size / (picture.width * picture.height), size / len(data), psnr_db(picture.rgb, preview.rgb)))
+    means = [[round(statistics.mean(column), 4) for column in zip(*row, strict=True)] for row in rows]
+    return [{"groups": groups, "bpp": bpp, "share_of_bytes": share, "psnr_db": psnr} for groups, (bpp, share, psnr) in enumerate(means)]
+
+
+def draw(curves: dict[str, list[dict[str, float]]], target: Path) -> None:
+    """Cut files as curves, whole files as the dashed line that joins their ends."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.2), dpi=120, layout="constrained")
+    for quality, rows in curves.items():
+        axes.plot([row["bpp"] for row in rows], [row["psnr_db"] for row in rows], "o-", markersize=4, label=f"quality {quality}, cut")
+    whole = [rows[-1] for rows in curves.values()]
+    axes.plot([row["bpp"] for row in whole], [row["psnr_db"] for row in whole], "k--", linewidth=1, label="whole files")
+    axes.set(xlabel="bits per pixel", ylabel="PSNR dB")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, default=ROOT.parent / "shared/data/val")
+    parser.add_argument("--qualities", type=lambda text: [int(part) for part in text.split(",")], default=[20, 50, 80])
+    parser.add_argument("--limit", type=int, help="only the first so many pictures")
+    parser.add_argument("--model", default="photo")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/results/progressive")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    paths = sorted(arguments.images.glob("*.png"))[: arguments.limit]
+    if not paths:
+        parser.error(f"no .png files in {arguments.images}; give a folder with --images")
+    curves = {}
+    for quality in arguments.qualities:
+        curves[str(quality)] = measure(paths, quality, arguments.model)
+        for row in curves[str(quality)]:
+            print(f"quality {quality}, {row['groups']} groups: {row['bpp']:.3f} bpp ({100 * row['share_of_bytes']:.0f}%), {row['psnr_db']:.2f} dB", flush=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    report = {"pictures": [path.name for path in paths], "model": arguments.model, "qualities": curves}
+    (arguments.out / "progressive.json").write_text(json.dumps(report, indent=1) + "\n")
+    draw(curves, arguments.out / "progressive.png")
+
+
+if __name__ == "__main__":
+    main()
