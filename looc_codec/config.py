@@ -22,6 +22,9 @@ _LIMITS = {
 768 channels are all that 16x16 pixels of three colours have."""
 _TUPLE_LENGTHS = {"groups": range(1, 15), "analysis_widths": (2,), "analysis_blocks": (2,), "synthesis_widths": (3,), "synthesis_blocks": (3,)}
 _MAX_TABLE_ENTRIES = 2**23
+RATE_DISTORTION_SLOPE = 26.0
+"""lambda * step² for MSE over RGB on the 0..255 scale and rate in bits per pixel: the high-rate slope of a uniform
+quantiser, 3 * 12 / (2 ln 2), so that an orthonormal transform needs no other gain than the nominal step."""
 
 
 @dataclass(frozen=True)

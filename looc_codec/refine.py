@@ -14,15 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from looc_codec.config import PATCH, LoocConfig
+from looc_codec.config import PATCH, RATE_DISTORTION_SLOPE, LoocConfig
 from looc_codec.model import LoocModel
 from looc_codec.prior import LATENT_ONE
 
 Coded = tuple[tuple[bytes, ...], int, Tensor]
 """Payload segments, code checksum and quantised latent `(d, h, w)` int32 (1/16 steps)."""
 
-DISTORTION_SLOPE = 26.0
-"""lambda * step² for MSE over RGB on the 0..255 scale and bits per pixel: the high-rate slope with which models are trained."""
 DAMPING = 0.5
 """Share of the way to each corrected target. On two pictures at quality 50, three rounds lowered the cost by 1.6-1.6, 2.2-2.2 and
 2.0-2.2% with 0.25, 0.5 and 0.8."""
@@ -34,7 +32,7 @@ def lagrangian_cost(size_bytes: int, rgb: np.ndarray, decoded: np.ndarray, quali
     """Bits per pixel plus lambda times the MSE of the decoded 8-bit picture, both `(H, W, 3)` uint8."""
     error = rgb.astype(np.int32) - decoded
     mean_squared_error = float(np.sum(error * error, dtype=np.int64)) / rgb.size
-    return 8 * size_bytes / (rgb.shape[0] * rgb.shape[1]) + DISTORTION_SLOPE / config.step(quality) ** 2 * mean_squared_error
+    return 8 * size_bytes / (rgb.shape[0] * rgb.shape[1]) + RATE_DISTORTION_SLOPE / config.step(quality) ** 2 * mean_squared_error
 
 
 def refine(

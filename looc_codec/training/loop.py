@@ -54,6 +54,7 @@ class TrainOptions:
     log_every: int = 50
     hyper_ramp_steps: int = 600
     cut_share: float = 0.04
+    grey_share: float = 0.04
     optimizer: str = "soap"
     bf16: bool = False
     compile: bool = False
@@ -144,6 +145,9 @@ class Trainer:
         uniform = torch.rand(options.batch + 1, generator=generator, device=self.device)
         shrink = options.shrink_low + (1 - options.shrink_low) * float(torch.rand((), generator=generator, device=self.device).cpu())
         pixels = self.store.crops(options.batch, options.crop, generator, shrink)
+        # Some crops are grey, so that the prior knows grey pictures by their first groups.
+        grey = torch.rand(options.batch, generator=generator, device=self.device) < options.grey_share
+        pixels = torch.where(grey[:, None, None, None], pixels.mean(1, keepdim=True).expand_as(pixels), pixels)
         # Whole numbers, because files carry whole qualities; stratified, so that each batch spans the range.
         strata = (torch.arange(options.batch, device=self.device) + uniform[:-1]) / options.batch
         quality = torch.floor(QUALITY_MIN + strata * (QUALITY_MAX - QUALITY_MIN + 1)).clamp(max=QUALITY_MAX)
