@@ -74,7 +74,7 @@ def test_resume_gives_the_weights_of_an_uninterrupted_run(folder, tmp_path):
 def test_training_lowers_the_loss(folder):
     torch.manual_seed(0)
     store = PictureStore(load_pictures(folder, min_side=32))
-    trainer = Trainer(LoocModel(tiny_config()), store, options(steps=120, batch=4, prior_only_share=0.0, prior_rate=5e-3))
+    trainer = Trainer(LoocModel(tiny_config()), store, options(steps=120, batch=4, prior_only_share=0.0, prior_rate=5e-3, cut_share=0.0))
     pixels, quality = trainer.draw()
 
     def loss() -> float:
