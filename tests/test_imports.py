@@ -13,10 +13,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / "looc_codec"
 LAYERS = (
     {"__main__"},
     {"cli"},
+    {"reproduction"},
     {"report", "training", "pillow_plugin", "rate_control"},
     {"codec"},
     {"model"},
-    {"quantizers", "prior", "transforms", "data"},
+    {"quantizers", "prior", "transforms", "data", "datasets"},
     {"entropy", "container", "images", "metrics", "files", "registry", "config"},
     {"errors"},
 )
