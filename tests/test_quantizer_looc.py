@@ -12,9 +12,10 @@ from conftest import tiny_config
 from torch.nn import functional
 
 from looc_codec.errors import ModelError
-from looc_codec.quantizers import looc
+from looc_codec.quantizers import looc, search
 from looc_codec.quantizers.codebook import FIXED_ONE, SharedCodebook
-from looc_codec.quantizers.looc import LooCQuantizer, blur, pool, rotated, upsample
+from looc_codec.quantizers.gradients import rotated
+from looc_codec.quantizers.looc import LooCQuantizer, blur, pool, upsample
 from looc_codec.quantizers.units import latent_of, units_of
 
 EVERY_GRID = [
@@ -26,7 +27,7 @@ def quantizer_of(*arguments, seed: int = 3, **options) -> LooCQuantizer:
     """A quantizer in evaluation mode whose codevectors are as long as the latents of these tests."""
     quantizer = LooCQuantizer(*arguments, **options).eval()
     generator = torch.Generator().manual_seed(seed)
-    quantizer.set_codevectors(torch.randn(quantizer.codevectors.shape, generator=generator))
+    quantizer.codebook.set_codevectors(torch.randn(quantizer.codebook.codevectors.shape, generator=generator))
     return quantizer
 
 
@@ -54,7 +55,7 @@ def test_codes_equal_a_search_by_hand(match, dim):
     z = latent(2, 8, 3, 4)
     codes = quantizer.codes(z)
     assert codes.shape == (2, 8 // dim, 3, 4) and codes.dtype == torch.int64
-    book = quantizer.codevectors.detach().double()
+    book = quantizer.codebook.codevectors.detach().double()
     for b, m, y, x in itertools.product(range(2), range(8 // dim), range(3), range(4)):
         unit = z[b, m * dim : (m + 1) * dim, y, x].double()
         scores = [
@@ -68,11 +69,11 @@ def test_one_unit_per_position_is_plain_vector_quantisation():
     quantizer = quantizer_of(6, 6, 32, match="l2")
     z = latent(2, 6, 4, 3)
     vectors = z.permute(0, 2, 3, 1).reshape(-1, 6)
-    codes = torch.cdist(vectors, quantizer.codevectors).argmin(1)
-    expected = quantizer.codevectors[codes].view(2, 4, 3, 6).permute(0, 3, 1, 2)
+    codes = torch.cdist(vectors, quantizer.codebook.codevectors).argmin(1)
+    expected = quantizer.codebook.codevectors[codes].view(2, 4, 3, 6).permute(0, 3, 1, 2)
     output = quantizer(z)
     assert torch.equal(output.codes, codes.view(2, 1, 4, 3))
-    assert torch.equal(output.quantised, expected)
+    assert torch.equal(output.latent_hat, expected)
     assert output.loss.item() == pytest.approx(1.25 * (z - expected).square().mean().item(), rel=1e-5)
 
 
@@ -81,12 +82,12 @@ def test_the_search_is_the_same_in_small_pieces(monkeypatch):
     for match in ("cosine", "l2"):
         quantizer = quantizer_of(8, 4, 16, match=match)
         units = units_of(z, 4)
-        codes, anchors = quantizer.codes(z), quantizer.anchor_of(units, quantizer.codevectors)
-        assert torch.equal(anchors, quantizer.similarity(units, quantizer.codevectors).argmax(0))
+        codes, anchors = quantizer.codes(z), quantizer.codebook.anchor_of(units, quantizer.codebook.codevectors)
+        assert torch.equal(anchors, quantizer.codebook.similarity(units, quantizer.codebook.codevectors).argmax(0))
         with monkeypatch.context() as patch:
-            patch.setattr(looc, "SEARCH_ENTRIES", 50)
+            patch.setattr(search, "SEARCH_ENTRIES", 50)
             assert torch.equal(quantizer.codes(z), codes)
-            assert torch.equal(quantizer.anchor_of(units, quantizer.codevectors), anchors)
+            assert torch.equal(quantizer.codebook.anchor_of(units, quantizer.codebook.codevectors), anchors)
 
 
 def test_mixed_precision_picks_the_same_codes():
@@ -97,8 +98,8 @@ def test_mixed_precision_picks_the_same_codes():
         with torch.autocast("cpu", torch.bfloat16):
             output = quantizer(z)
             assert torch.equal(quantizer.codes(z), expected.codes)
-        assert output.quantised.dtype == torch.float32
-        assert torch.equal(output.codes, expected.codes) and torch.equal(output.quantised, expected.quantised)
+        assert output.latent_hat.dtype == torch.float32
+        assert torch.equal(output.codes, expected.codes) and torch.equal(output.latent_hat, expected.latent_hat)
 
 
 # --- interpolation and index grids ----------------------------------------------------------------------------------
@@ -110,12 +111,12 @@ def test_lookup_gives_the_quantised_latent_of_forward(beta, interp, grid):
         quantizer = quantizer_of(8, 4, 16, beta=beta, interp=interp, index_grid=grid, gradient=gradient)
         z = latent(2, 8, 3, 5).contiguous(memory_format=torch.channels_last)
         output = quantizer(z)
-        assert output.quantised.shape == z.shape
+        assert output.latent_hat.shape == z.shape
         assert torch.equal(quantizer.codes(z), output.codes)
-        assert torch.equal(quantizer.lookup(output.codes), output.quantised)
-        assert output.codes[0].numel() == quantizer.indices_per_position * 3 * 5
-        assert quantizer.indices_per_position == 2 * (1 if grid == "R0" else beta**2)
-        assert quantizer.uniform_bits_per_position == quantizer.indices_per_position * 4
+        assert torch.equal(quantizer.lookup(output.codes), output.latent_hat)
+        assert output.codes[0].numel() == quantizer.codes_per_position * 3 * 5
+        assert quantizer.codes_per_position == 2 * (1 if grid == "R0" else beta**2)
+        assert quantizer.uniform_bits_per_position == quantizer.codes_per_position * 4
 
 
 @pytest.mark.parametrize("grid", ["R1", "R0"])
@@ -123,7 +124,7 @@ def test_both_readings_agree_without_interpolation(grid):
     z = latent(2, 8, 3, 5)
     first = quantizer_of(8, 4, 16, beta=1, interp="paper", index_grid=grid)(z)
     second = quantizer_of(8, 4, 16, beta=1, interp="released")(z)
-    assert torch.equal(first.codes, second.codes) and torch.equal(first.quantised, second.quantised)
+    assert torch.equal(first.codes, second.codes) and torch.equal(first.latent_hat, second.latent_hat)
     assert first.loss == second.loss
 
 
@@ -136,7 +137,7 @@ def test_a_released_unit_is_the_neighbourhood_of_one_channel():
         assert torch.equal(units[0, channel, y, x], up[0, channel, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].reshape(4))
     # A scalar quantiser in disguise: each latent value is the mean of one codevector.
     codes = quantizer.codes(z)
-    assert torch.allclose(quantizer.lookup(codes), quantizer.codevectors.mean(1)[codes], atol=1e-6)
+    assert torch.allclose(quantizer.lookup(codes), quantizer.codebook.codevectors.mean(1)[codes], atol=1e-6)
 
 
 def test_a_paper_unit_is_consecutive_channels_of_one_upsampled_position():
@@ -145,7 +146,7 @@ def test_a_paper_unit_is_consecutive_channels_of_one_upsampled_position():
     codes = quantizer.codes(z)
     assert codes.shape == (1, 2, 6, 10)
     up = upsample(z, 2)
-    assert torch.equal(codes[0, 1, 3, 7], quantizer.nearest(up[0, 4:, 3, 7][None])[0])
+    assert torch.equal(codes[0, 1, 3, 7], quantizer.codebook.nearest(up[0, 4:, 3, 7][None])[0])
 
 
 @pytest.mark.parametrize(("beta", "taps"), [(2, (1 / 8, 3 / 4, 1 / 8)), (3, (1 / 9, 7 / 9, 1 / 9)), (4, (1 / 8, 3 / 4, 1 / 8))])
@@ -166,7 +167,7 @@ def test_grid_r0_picks_codes_before_the_blur():
     plain, quantizer = quantizer_of(8, 4, 16), quantizer_of(8, 4, 16, beta=2, index_grid="R0")
     z = latent(1, 8, 3, 5)
     assert torch.equal(quantizer.codes(z), plain.codes(z))
-    assert torch.allclose(quantizer(z).quantised, pool(upsample(plain(z).quantised, 2), 2), atol=1e-6)
+    assert torch.allclose(quantizer(z).latent_hat, pool(upsample(plain(z).latent_hat, 2), 2), atol=1e-6)
 
 
 # --- loss and gradients ---------------------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ def test_each_part_of_the_loss_moves_its_own_side():
         loss = quantizer(leaf).loss
         loss.backward()
         parts[name] = loss.item()
-        book_moves, latent_moves = quantizer.codevectors.grad.abs().sum() > 0, leaf.grad.abs().sum() > 0
+        book_moves, latent_moves = quantizer.codebook.codevectors.grad.abs().sum() > 0, leaf.grad.abs().sum() > 0
         assert (book_moves, latent_moves) == ((True, False) if name == "codebook" else (False, True))
     assert parts["commitment"] == pytest.approx(0.25 * parts["codebook"])
     both = quantizer_of(8, 4, 16, beta=2)(z).loss.item()
@@ -192,9 +193,9 @@ def test_straight_through_gradient_is_the_identity():
     quantizer = quantizer_of(8, 4, 16)
     z = latent(2, 8, 3, 5).requires_grad_()
     gradient = latent(2, 8, 3, 5, seed=9)
-    quantizer(z).quantised.backward(gradient)
+    quantizer(z).latent_hat.backward(gradient)
     assert torch.equal(z.grad, gradient)
-    assert quantizer.codevectors.grad is None, "the codebook learns from its loss, not from the decoder"
+    assert quantizer.codebook.codevectors.grad is None, "the codebook learns from its loss, not from the decoder"
 
 
 @pytest.mark.parametrize("interp", ["paper", "released"])
@@ -202,7 +203,7 @@ def test_straight_through_gradient_with_interpolation_is_that_of_the_blur(interp
     quantizer = quantizer_of(8, 4, 16, beta=2, interp=interp)
     z, plain = latent(1, 8, 3, 5).requires_grad_(), latent(1, 8, 3, 5).requires_grad_()
     gradient = latent(1, 8, 3, 5, seed=9)
-    quantizer(z).quantised.backward(gradient)
+    quantizer(z).latent_hat.backward(gradient)
     pool(upsample(plain, 2), 2).backward(gradient)
     assert torch.allclose(z.grad, plain.grad, atol=1e-6)
 
@@ -233,7 +234,7 @@ def test_the_rotation_of_a_zero_unit_has_a_finite_gradient():
 def batch_of_three_clusters(quantizer: LooCQuantizer) -> torch.Tensor:
     """A latent `(1, 4, 10, 6)` near the first three codevectors of a book of four, equally often; the fourth is far off."""
     centres = torch.tensor([[3.0, 0, 0, 0], [0, 3, 0, 0], [0, 0, 3, 0], [-9, -9, -9, 9]])
-    quantizer.set_codevectors(centres)
+    quantizer.codebook.set_codevectors(centres)
     vectors = centres[:3].repeat(20, 1) + 0.1 * latent(60, 4)
     return vectors.T.reshape(1, 4, 10, 6)
 
@@ -244,37 +245,37 @@ def test_anchors_move_dead_codevectors_only(anchor, match):
     torch.manual_seed(0)
     quantizer = LooCQuantizer(4, 4, 4, anchor=anchor, match=match)
     z = batch_of_three_clusters(quantizer)
-    before = quantizer.codevectors.detach().clone()
+    before = quantizer.codebook.codevectors.detach().clone()
     output = quantizer.train()(z)
-    assert quantizer.usage(output.codes).counts.tolist() == [20, 20, 20, 0]
-    moved = (quantizer.codevectors - before).norm(dim=1)
+    assert quantizer.usage(output.codes)[0].counts.tolist() == [20, 20, 20, 0]
+    moved = (quantizer.codebook.codevectors - before).norm(dim=1)
     assert moved[:3].max() < 1e-3
     # The fourth goes exp(-0.001) of the way to its anchor, which is one of the batch's units.
     share = math.exp(-0.001)
-    target = (quantizer.codevectors[3] - (1 - share) * before[3]) / share
+    target = (quantizer.codebook.codevectors[3] - (1 - share) * before[3]) / share
     distance = (units_of(z, 4) - target).norm(dim=1)
     assert distance.min() < 1e-5
     if anchor == "closest":
-        assert distance.argmin() == quantizer.similarity(units_of(z, 4), before[3:]).argmax()
-    settled = quantizer.codevectors.detach().clone()
+        assert distance.argmin() == quantizer.codebook.similarity(units_of(z, 4), before[3:]).argmax()
+    settled = quantizer.codebook.codevectors.detach().clone()
     quantizer.eval()(z)
-    assert torch.equal(quantizer.codevectors, settled), "evaluation changes nothing"
+    assert torch.equal(quantizer.codebook.codevectors, settled), "evaluation changes nothing"
     output.loss.backward()
-    assert torch.isfinite(quantizer.codevectors.grad).all()
+    assert torch.isfinite(quantizer.codebook.codevectors.grad).all()
 
 
 def test_use_is_a_running_share_and_weights_follow_the_formula():
     quantizer = LooCQuantizer(4, 4, 4, match="l2").train()
     z = batch_of_three_clusters(quantizer)
     quantizer(z)
-    assert torch.allclose(quantizer.use, 0.01 * torch.tensor([1 / 3, 1 / 3, 1 / 3, 0]))
-    quantizer.set_codevectors(quantizer.codevectors.detach())
+    assert torch.allclose(quantizer.codebook.use, 0.01 * torch.tensor([1 / 3, 1 / 3, 1 / 3, 0]))
+    quantizer.codebook.set_codevectors(quantizer.codebook.codevectors.detach())
     # A thousandth of an average codevector's use leaves an anchor's weight of exp(-0.011).
-    quantizer.use.fill_(1e-3 * 0.01 / 4 / 0.99)
-    before = quantizer.codevectors.detach().clone()
+    quantizer.codebook.use.fill_(1e-3 * 0.01 / 4 / 0.99)
+    before = quantizer.codebook.codevectors.detach().clone()
     units = 5 + torch.zeros(40, 4)
-    quantizer.learn(units, torch.zeros(40, dtype=torch.int64))
-    weight = (quantizer.codevectors[1:] - before[1:]) / (5 - before[1:])
+    quantizer.codebook.learn(units, torch.zeros(40, dtype=torch.int64))
+    weight = (quantizer.codebook.codevectors[1:] - before[1:]) / (5 - before[1:])
     assert torch.allclose(weight, torch.full((3, 4), math.exp(-0.011)), atol=1e-4)
 
 
@@ -283,36 +284,36 @@ def test_offline_updates_happen_in_the_first_batch_only():
     z = batch_of_three_clusters(quantizer)
     quantizer(z)
     start = torch.tensor([-9.0, -9, -9, 9])
-    assert (quantizer.codevectors[3] - start).norm() > 1
+    assert (quantizer.codebook.codevectors[3] - start).norm() > 1
     with torch.no_grad():
-        quantizer.codevectors[3] = start
+        quantizer.codebook.codevectors[3] = start
     quantizer(z)
-    assert torch.equal(quantizer.codevectors[3], start)
+    assert torch.equal(quantizer.codebook.codevectors[3], start)
     restored = LooCQuantizer(4, 4, 4, online=False).train()
     restored.load_state_dict(quantizer.state_dict())
     restored(z)
-    assert torch.equal(restored.codevectors[3], start), "a resumed training run is not a first batch"
+    assert torch.equal(restored.codebook.codevectors[3], start), "a resumed training run is not a first batch"
 
 
 def test_the_pool_fills_up_before_features_are_replaced():
     torch.manual_seed(0)
     quantizer = LooCQuantizer(2, 2, 8, anchor="random")
     for number in (1, 2, 3, 4):
-        drawn = quantizer.draw_from_pool(torch.full((3, 2), float(number)))
+        drawn = quantizer.codebook.draw_from_pool(torch.full((3, 2), float(number)))
         assert drawn.shape == (8, 2) and drawn.min() >= 1, "no anchor comes from an empty place"
-    assert (quantizer.pool[:, 0] == 4).sum() == 3 and int(quantizer.pooled) == 8
+    assert (quantizer.codebook.pool[:, 0] == 4).sum() == 3 and int(quantizer.codebook.pooled) == 8
     large = latent(50, 2)
-    assert all((large == feature).all(1).any() for feature in quantizer.draw_from_pool(large))
+    assert all((large == feature).all(1).any() for feature in quantizer.codebook.draw_from_pool(large))
 
 
 def test_gradient_update_leaves_the_codebook_to_the_optimiser():
     quantizer = LooCQuantizer(4, 4, 4, update="gradient").train()
     z = batch_of_three_clusters(quantizer)
-    before = quantizer.codevectors.detach().clone()
+    before = quantizer.codebook.codevectors.detach().clone()
     output = quantizer(z)
-    assert torch.equal(quantizer.codevectors, before)
-    assert torch.equal(quantizer.lookup(output.codes), output.quantised)
-    assert set(quantizer.state_dict()) == {"codevectors"}
+    assert torch.equal(quantizer.codebook.codevectors, before)
+    assert torch.equal(quantizer.lookup(output.codes), output.latent_hat)
+    assert set(quantizer.state_dict()) == {"codebook.codevectors"}
 
 
 def test_moving_averages_lead_to_the_centroids():
@@ -320,18 +321,18 @@ def test_moving_averages_lead_to_the_centroids():
     z = batch_of_three_clusters(quantizer) + 0.5
     units = units_of(z, 4)
     centroids = torch.stack([units[k::3].mean(0) for k in range(3)])
-    far = quantizer.codevectors[3].clone()
-    distances = [(quantizer.codevectors[:3] - centroids).norm(dim=1)]
+    far = quantizer.codebook.codevectors[3].clone()
+    distances = [(quantizer.codebook.codevectors[:3] - centroids).norm(dim=1)]
     for _ in range(3):
         output = quantizer(z)
-        distances.append((quantizer.codevectors[:3] - centroids).norm(dim=1))
+        distances.append((quantizer.codebook.codevectors[:3] - centroids).norm(dim=1))
         assert (distances[-1] < distances[-2]).all()
-    assert torch.allclose(quantizer.codevectors[3], far, rtol=1e-3), "an unused codevector stays where it is"
+    assert torch.allclose(quantizer.codebook.codevectors[3], far, rtol=1e-3), "an unused codevector stays where it is"
     for _ in range(60):
         quantizer(z)
-    assert torch.allclose(quantizer.codevectors[:3], centroids, atol=1e-2)
-    assert not quantizer.codevectors.requires_grad and not output.loss.requires_grad
-    assert output.loss.item() == pytest.approx(0.25 * (output.quantised - z).square().mean().item(), rel=1e-5)
+    assert torch.allclose(quantizer.codebook.codevectors[:3], centroids, atol=1e-2)
+    assert not quantizer.codebook.codevectors.requires_grad and not output.loss.requires_grad
+    assert output.loss.item() == pytest.approx(0.25 * (output.latent_hat - z).square().mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("gradient", ["straight-through", "rotation"])
@@ -347,7 +348,7 @@ def test_training_lowers_the_loss_and_uses_the_whole_codebook(gradient):
         optimiser.step()
         losses.append(output.loss.item())
     assert losses[-1] < 0.6 * losses[0]
-    assert quantizer.usage(output.codes).used_share == 1
+    assert quantizer.usage(output.codes)[0].used_share == 1
 
 
 # --- codec mode -----------------------------------------------------------------------------------------------------
@@ -358,7 +359,7 @@ def test_codec_mode_with_a_uniform_prior_is_this_quantizer(dim):
     """With mean 0, equal tables and one digit, `SharedCodebook` picks the codes of LooC with match l2 and beta 1."""
     book = SharedCodebook(tiny_config(codevector_dim=dim, ratio_classes=5 if dim == 2 else 1))
     quantizer = LooCQuantizer(24, dim, len(book.codevectors), match="l2").eval()
-    quantizer.set_codevectors(book.codevectors / FIXED_ONE)
+    quantizer.codebook.set_codevectors(book.codevectors / FIXED_ONE)
     residual = latent(2, 24, 9, 11)
     units = units_of(residual, dim)
     units = units * (0.6 * book.reach / units.norm(dim=1, keepdim=True).clamp_min(0.6 * book.reach))
@@ -372,7 +373,7 @@ def test_codec_mode_with_a_uniform_prior_is_this_quantizer(dim):
     assert searched.sum() > 1000 and (codes[searched] != 0).any()
     assert torch.equal(digits.second[searched], codes[searched])
     assert (digits.second != codes).float().mean() < 0.05
-    assert torch.equal(units_of(quantizer(residual).quantised, dim)[searched], book.steps[digits.second[searched]])
+    assert torch.equal(units_of(quantizer(residual).latent_hat, dim)[searched], book.steps[digits.second[searched]])
 
 
 # --- what callers may get wrong -------------------------------------------------------------------------------------
@@ -405,15 +406,15 @@ def test_wrong_latents_and_codes_are_refused():
         with pytest.raises(ValueError, match="codes"):
             quantizer.lookup(bad)
     with pytest.raises(ValueError, match="codevectors"):
-        quantizer.set_codevectors(torch.zeros(3, 4))
+        quantizer.codebook.set_codevectors(torch.zeros(3, 4))
 
 
 def test_usage_counts_codes_and_gives_the_perplexity():
     quantizer = quantizer_of(8, 4, 4)
-    usage = quantizer.usage(torch.tensor([[0, 1], [1, 0]]))
+    (usage,) = quantizer.usage(torch.tensor([[[[0, 1]], [[1, 0]]]]))
     assert usage.counts.tolist() == [2, 2, 0, 0]
     assert usage.used_share == 0.5 and usage.perplexity == pytest.approx(2)
-    assert quantizer.usage(torch.arange(4)).perplexity == pytest.approx(4)
+    assert quantizer.usage(torch.arange(4).view(1, 2, 2, 1))[0].perplexity == pytest.approx(4)
 
 
 def test_the_example_in_the_docstring_holds():
