@@ -22,7 +22,7 @@ from looc_codec.quantizers import search
 from looc_codec.quantizers.gradients import Gradient, rotated, straight_through
 from looc_codec.quantizers.search import Match
 
-Update = Literal["cvq", "ema", "gradient"]
+Update = Literal["cvq", "ema", "near", "gradient"]
 Anchor = Literal["closest", "random", "probrandom"]
 
 REVIVAL = 10.0
@@ -32,6 +32,18 @@ LEAST_ANCHOR_WEIGHT = 2.0**-25
 """A smaller weight is lost in float32 rounding, so such a codevector needs no search for its anchor."""
 CONTRASTIVE_TEMPERATURE = 0.07
 EMA_SMOOTHING = 1e-5
+NEAR_EVERY_STEPS = 20
+NEAR_SHARE = 0.03
+NEAR_NOISE = 0.01
+"""Near restarts: how often, below which share of the most used codevector's count, and the spread of the step aside."""
+
+
+def vq_loss(units: Tensor, chosen: Tensor, codebook_weight: float, commitment_weight: float) -> Tensor:
+    """codebook_weight * mean (q - sg v)² + commitment_weight * mean (sg q - v)²: units v and their codevectors q, one shape."""
+    loss = commitment_weight * functional.mse_loss(units, chosen.detach())
+    if codebook_weight:
+        loss = loss + codebook_weight * functional.mse_loss(chosen, units.detach())
+    return loss
 
 
 class LearnedCodebook(nn.Module):
@@ -40,8 +52,8 @@ class LearnedCodebook(nn.Module):
     - `match`: "l2" (default): k = argmin |v - c_k|². "cosine": k = argmax <v/|v|, c_k/|c_k|>; the codevector is emitted
       unnormalised. With d* = 1 it sees signs only.
     - `update`: "gradient" (default): the optimiser moves codevectors through the loss. "cvq": so it does, and unused
-      codevectors move to features of the batch, their anchors. "ema": codevectors are moving averages of their units,
-      without gradient.
+      codevectors move to features of the batch, their anchors. "near": so it does, and every 20 steps the least used
+      codevector moves beside the most used one. "ema": codevectors are moving averages of their units, without gradient.
     - `anchor`, for "cvq": the "closest" (default) feature of the batch, a "random" one from a pool of K features, or
       "probrandom", one draw from the softmax of the similarities. `online`: update in every training step (default), or
       False: in the first one only.
@@ -95,6 +107,9 @@ class LearnedCodebook(nn.Module):
             if anchor == "random":
                 self.register_buffer("pool", torch.zeros(size, dim))
                 self.register_buffer("pooled", torch.tensor(0))
+        elif update == "near":
+            self.register_buffer("use", torch.zeros(size))
+            self.register_buffer("updates", torch.tensor(0))
         elif update == "ema":
             # A count of one, not zero, so that sums / counts is the codevector from the start: with zero, a codevector
             # that the first batch leaves unused would be divided by the smoothing alone and leap 100,000-fold.
@@ -115,9 +130,7 @@ class LearnedCodebook(nn.Module):
         units = units.to(self.codevectors.dtype)
         codes = self.nearest(units)
         chosen = self.codevectors[codes]
-        loss = self.commitment_weight * functional.mse_loss(units, chosen.detach())
-        if self.update != "ema":
-            loss = loss + self.codebook_weight * functional.mse_loss(chosen, units.detach())
+        loss = vq_loss(units, chosen, 0.0 if self.update == "ema" else self.codebook_weight, self.commitment_weight)
         if self.contrastive_weight:
             loss = loss + self.contrastive_weight * self.contrast(units.detach())
         estimate = rotated if self.gradient == "rotation" else straight_through
@@ -135,7 +148,7 @@ class LearnedCodebook(nn.Module):
         if codevectors.shape != self.codevectors.shape:
             raise ValueError(f"expected codevectors {tuple(self.codevectors.shape)}, got {tuple(codevectors.shape)}")
         self.codevectors.copy_(codevectors)
-        if self.update == "cvq":
+        if self.update in ("cvq", "near"):
             self.use.zero_()
             self.updates.zero_()
         elif self.update == "ema":
@@ -175,6 +188,11 @@ class LearnedCodebook(nn.Module):
         elif self.update == "cvq" and (self.online or int(self.updates) == 0):
             self.revive(units, codes)
             self.updates += 1
+        elif self.update == "near":
+            self.use += torch.bincount(codes, minlength=self.size)
+            self.updates += 1
+            if int(self.updates) % NEAR_EVERY_STEPS == 0:
+                self.restart_near()
 
     def revive(self, units: Tensor, codes: Tensor) -> None:
         """CVQ: codevectors that are hardly used move to anchors a_k among the batch's units.
@@ -255,3 +273,13 @@ class LearnedCodebook(nn.Module):
         drawn = torch.randperm(len(units), device=units.device)
         self.sums[dead] = units[drawn[torch.arange(len(dead), device=units.device) % len(units)]]
         self.counts[dead] = 1
+
+    def restart_near(self) -> None:
+        """The least used codevector, if used below 3% as often as the most used one, moves beside that one.
+
+        The step aside is normal with a spread of 0.01, and counting begins anew (Williams et al. 2020, as released).
+        """
+        most, least = self.use.argmax(), self.use.argmin()
+        if self.use[least] < NEAR_SHARE * self.use[most]:
+            self.codevectors[least] = self.codevectors[most] + NEAR_NOISE * torch.randn_like(self.codevectors[most])
+        self.use.zero_()
