@@ -205,7 +205,7 @@ def _cifar_python(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cifar_part(folder: Path, split: str) -> SmallSet:
-    """A lossless part of CIFAR-10: columns of 32 × 32 pictures as `<split>_NN.webp`, labels as one digit a line."""
+    """A lossless part of CIFAR-10: columns of 32 × 32 pictures as `<split>_NN.webp`, labels as one digit each."""
     sheets = sorted(folder.glob(f"{split}_*.webp"))
     columns = []
     for path in sheets:
@@ -220,7 +220,7 @@ def _cifar_part(folder: Path, split: str) -> SmallSet:
     listing = folder / f"labels_{split}.txt"
     if not columns or not listing.is_file():
         raise ImageError(f"{folder} lacks {split}_00.webp or {listing.name}; get the folder again")
-    pictures, labels = np.concatenate(columns), np.array(listing.read_text().split(), np.uint8)
+    pictures, labels = np.concatenate(columns), np.array(list("".join(listing.read_text().split())), np.uint8)
     if len(labels) != len(pictures):
         raise ImageError(f"{folder} holds {len(pictures)} pictures but {len(labels)} labels of {split}; get the folder again")
     return SmallSet(f"part of CIFAR-10 {split}, {len(pictures)} pictures", pictures, labels)

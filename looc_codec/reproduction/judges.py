@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from looc_codec.errors import ModelError
 
 VGG_WEIGHTS = "vgg16-*.pth"
 INCEPTION_WEIGHTS = "pt_inception-*.pth"
 FEATURES = 2048
+FEATURE_BATCH = 50
 
 
 def lpips_missing() -> str | None:
@@ -51,7 +52,7 @@ def lpips_network() -> nn.Module:
     """
     reason = lpips_missing()
     if reason is not None:
-        raise ModelError(f"the perceptual loss (LPIPS) cannot be used: {reason}")
+        raise ModelError(f"the perceptual loss (LPIPS) cannot be used: {reason}; --no-perceptual trains without it")
     import lpips
 
     return lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
@@ -69,41 +70,32 @@ def inception_network() -> nn.Module:
 
 
 @torch.inference_mode()
-def mean_lpips(first: np.ndarray, second: np.ndarray, batch: int = 256) -> float:
-    """Mean LPIPS of two sets of pictures `(n, H, W, 3)` uint8 at their own size."""
-    network = lpips_network()
-    total = 0.0
-    for start in range(0, len(first), batch):
-        pair = (torch.from_numpy(part[start : start + batch]).permute(0, 3, 1, 2).float() / 127.5 - 1 for part in (first, second))
-        total += float(network(*pair).sum())
-    return total / len(first)
+def lpips_of(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """LPIPS `(n,)` of two sets of pictures `(n, H, W, 3)` uint8 at their own size."""
+    pair = (torch.from_numpy(part.transpose(0, 3, 1, 2).astype(np.float32)) / 127.5 - 1 for part in (first, second))
+    return lpips_network()(*pair).flatten().double().numpy()
 
 
-def frechet_inception_distance(first: np.ndarray, second: np.ndarray, first_resize: int | None = None) -> float:
-    """FID of two sets of pictures `(n, H, W, 3)` uint8 by pytorch-fid.
+@torch.inference_mode()
+def inception_features(pictures: np.ndarray, first_resize: int | None) -> np.ndarray:
+    """Features `(n, 2048)` float64 of pictures `(n, H, W, 3)` uint8.
 
     `first_resize` is the side to which Pillow resizes (bilinear, antialiased) before Inception resizes to 299: the
     released evaluation takes 229; None leaves resizing to Inception.
     """
-    network = inception_network()
-    from pytorch_fid.fid_score import calculate_frechet_distance
-
-    statistics = []
-    for pictures in (first, second):
-        features = inception_features(network, pictures, first_resize)
-        statistics += [features.mean(0), np.cov(features, rowvar=False)]
-    return float(calculate_frechet_distance(*statistics))
-
-
-@torch.inference_mode()
-def inception_features(network: nn.Module, pictures: np.ndarray, first_resize: int | None, batch: int = 50) -> np.ndarray:
-    """Features `(n, 2048)` float64 of pictures `(n, H, W, 3)` uint8."""
-    features: list[np.ndarray] = []
-    for start in range(0, len(pictures), batch):
-        part = pictures[start : start + batch]
+    features = []
+    for part in np.array_split(pictures, -(-len(pictures) // FEATURE_BATCH)):
         if first_resize is not None:
             size = (first_resize, first_resize)
             part = np.stack([np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)) for picture in part])
-        tensor: Tensor = torch.from_numpy(np.ascontiguousarray(part)).permute(0, 3, 1, 2).float() / 255
-        features.append(network(tensor)[0].flatten(1).double().numpy())
+        tensor = torch.from_numpy(part.transpose(0, 3, 1, 2).astype(np.float32)) / 255
+        features.append(inception_network()(tensor)[0].flatten(1).double().numpy())
     return np.concatenate(features)
+
+
+def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Fréchet distance of two sets of features `(n, f)`, taken as Gaussian, by pytorch-fid."""
+    from pytorch_fid.fid_score import calculate_frechet_distance
+
+    statistics = [part for features in (first, second) for part in (features.mean(0), np.cov(features, rowvar=False))]
+    return float(calculate_frechet_distance(*statistics))

@@ -84,8 +84,10 @@ def parse_row(name: str) -> Row:
     return Row(name, method, int(size), int(dim), int(repeat or 1), None if beta is None else int(beta), update, NOTES.get(method, ""))
 
 
-def build_quantizer(row: Row, channels: int) -> Quantizer:
+def build_quantizer(row: Row, channels: int, *, gray: bool = False) -> Quantizer:
     """The quantizer of a row for a latent of `channels` channels, with the options of the papers' code.
+
+    SQ-VAE's variance starts lower for `gray` pictures, as its code has it.
 
     Raises:
         RowError: the row's d* does not fit the channels.
@@ -97,7 +99,7 @@ def build_quantizer(row: Row, channels: int) -> Quantizer:
     builders: dict[str, Callable[[], Quantizer]] = {
         "vq": lambda: _quantizer("vq", "VQQuantizer")(channels, row.size),
         "hvq": lambda: _quantizer("vq", "VQQuantizer")(channels, row.size, near_restarts=True),
-        "sq": lambda: _quantizer("sq", "SQQuantizer")(channels, row.size),
+        "sq": lambda: _quantizer("sq", "SQQuantizer")(channels, row.size, initial_variance=10.0 if gray else 20.0),
         "cvq": lambda: _quantizer("cvq", "CVQQuantizer")(channels, row.size),
         "pq": lambda: _quantizer("pq", "PQQuantizer")(channels, row.dim, row.size),
         "rq": lambda: _quantizer("rq", "RQQuantizer")(channels, row.size, depth=row.repeat),

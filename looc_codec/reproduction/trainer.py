@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from looc_codec.datasets import PhotoSet
 from looc_codec.errors import ModelError
+from looc_codec.quantizers.sq import SQQuantizer, sq_reconstruction_loss
 from looc_codec.reproduction.backbones import PatchDiscriminator
 from looc_codec.reproduction.judges import lpips_network
 from looc_codec.reproduction.vqvae import VqVae, to_network
@@ -31,10 +32,11 @@ PHOTO_SIDE = 256
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a row is trained; the same for all rows of a table.
+    """How a row is trained and tested; the same for all rows of a table.
 
     Either `epochs` (fractions allowed) or `minutes` is given. `perceptual` (LPIPS) and `adversarial` concern
-    photographs only; the discriminator starts at step `adversarial_start`.
+    photographs only; the discriminator starts at step `adversarial_start`. `limit` and `test_limit` keep the first so
+    many training and test pictures.
     """
 
     epochs: float | None = None
@@ -43,6 +45,7 @@ class TrainSettings:
     seed: int = 42
     bf16: bool = False
     limit: int | None = None
+    test_limit: int | None = None
     perceptual: bool = True
     adversarial: bool = True
     adversarial_start: int = 30_001
@@ -94,16 +97,6 @@ class FilePictures:
 # --- losses ---------------------------------------------------------------------------------------------------------
 
 
-def small_loss(decoded: Tensor, pictures: Tensor, variance: float, *, log_likelihood: bool) -> Tensor:
-    """Reconstruction term of the small VQ-VAE: MSE in -1..1 divided by the variance of the pixels in 0..1, as released.
-
-    With `log_likelihood` SQ-VAE's: D / 2 ln(squared error of a picture, mean over the batch), D its number of values.
-    """
-    if log_likelihood:
-        return decoded[0].numel() / 2 * torch.log((decoded - pictures).square().sum() / len(decoded))
-    return functional.mse_loss(decoded, pictures) / variance
-
-
 def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Mean of max(0, 1 - real) and max(0, 1 + fake)."""
     return 0.5 * (functional.relu(1 - real).mean() + functional.relu(1 + fake).mean())
@@ -124,14 +117,13 @@ Progress = Callable[[float, str], None]
 class RowTrainer:
     """Model, optimizers and counters of one row; `run` trains to the end of the budget or goes on from a checkpoint."""
 
-    def __init__(self, model: VqVae, pictures: Pictures, settings: TrainSettings, device: str = "cpu", *, photo: bool = False, log_likelihood: bool = False) -> None:
+    def __init__(self, model: VqVae, pictures: Pictures, settings: TrainSettings, device: str = "cpu", *, photo: bool = False) -> None:
         if (settings.epochs is None) == (settings.minutes is None):
             raise ModelError("give either a number of epochs or a number of minutes")
         if len(pictures) < settings.batch:
             raise ModelError(f"{pictures.title}: fewer than one batch of {settings.batch}; choose a smaller --batch")
         self.model = model.to(device, memory_format=torch.channels_last)
         self.pictures, self.settings, self.device, self.photo = pictures, settings, device, photo
-        self.log_likelihood = log_likelihood
         self.steps_per_epoch = len(pictures) // settings.batch
         self.total_steps = None if settings.epochs is None else max(1, round(settings.epochs * self.steps_per_epoch))
         rate = PHOTO_RATE_PER_PICTURE * settings.batch if photo else SMALL_RATE
@@ -166,7 +158,7 @@ class RowTrainer:
         if self.photo:
             loss = self.photo_loss(decoded, pictures) + output.loss
         else:
-            loss = small_loss(decoded, pictures, self.variance, log_likelihood=self.log_likelihood) + output.loss
+            loss = self.small_loss(decoded, pictures) + output.loss
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -175,6 +167,12 @@ class RowTrainer:
         self.step_count += 1
         error = float(functional.mse_loss(decoded.detach(), pictures)) / 4
         return {"loss": float(loss.detach()), "psnr_db": -10 * math.log10(max(error, 1e-10))}
+
+    def small_loss(self, decoded: Tensor, pictures: Tensor) -> Tensor:
+        """MSE in -1..1 divided by the variance of the pixels in 0..1, as released; SQ-VAE's own term for SQ-VAE."""
+        if isinstance(self.model.quantizer, SQQuantizer):
+            return sq_reconstruction_loss(pictures, decoded)
+        return functional.mse_loss(decoded, pictures) / self.variance
 
     def photo_loss(self, decoded: Tensor, pictures: Tensor) -> Tensor:
         """L1 + LPIPS + adaptive weight * 0.8 * adversarial term."""

@@ -18,7 +18,7 @@ RQ_MULTIPLIERS = (1, 1, 2, 2, 4, 4)
 
 def to_network(pictures: np.ndarray) -> Tensor:
     """`(B, H, W, c)` uint8 → `(B, c, H, W)` float32 in -1..1, as the papers' code: (x / 255 - 0.5) / 0.5."""
-    return (torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).float() / 255 - 0.5) / 0.5
+    return (torch.from_numpy(pictures.transpose(0, 3, 1, 2).astype(np.float32)) / 255 - 0.5) / 0.5
 
 
 class VqVae(nn.Module):
@@ -49,7 +49,7 @@ class VqVae(nn.Module):
 def build_model(row: Row, image_channels: int, *, photo: bool) -> VqVae:
     """The network of a row: the small VQ-VAE, or with `photo` the VQGAN of 256 × 256 pictures."""
     if not photo:
-        return VqVae(SmallBackbone(image_channels, SMALL_LATENT), build_quantizer(row, SMALL_LATENT))
+        return VqVae(SmallBackbone(image_channels, SMALL_LATENT), build_quantizer(row, SMALL_LATENT, gray=image_channels == 1))
     options = {"multipliers": RQ_MULTIPLIERS} if row.method == "rq" else {}
     return VqVae(VqganBackbone(image_channels, PHOTO_LATENT, **options), build_quantizer(row, PHOTO_LATENT))
 
