@@ -62,15 +62,15 @@ def noise_pictures(count=8, side=16, channels=3) -> ArrayPictures:
 
 
 def test_vqgan_trains_with_a_discriminator(tmp_path):
-    settings = TrainSettings(epochs=2, batch=4, perceptual=False, adversarial_start=1)
+    settings = TrainSettings(epochs=3, batch=1, perceptual=False, adversarial_start=1)
     torch.manual_seed(0)
-    pictures = noise_pictures(side=32)
+    pictures = noise_pictures(count=1, side=32)
     trainer = RowTrainer(small_vqgan(), pictures, settings, photo=True)
     before = [value.detach().clone() for value in trainer.discriminator.parameters()]
     trainer.step()
     assert all(torch.equal(old, new) for old, new in zip(before, trainer.discriminator.parameters(), strict=True)), "it starts at step 1"
     trainer.run(tmp_path / "checkpoint.safetensors")
-    assert trainer.step_count == 4
+    assert trainer.step_count == 3
     assert any(not torch.equal(old, new) for old, new in zip(before, trainer.discriminator.parameters(), strict=True))
     again = RowTrainer(small_vqgan(), pictures, settings, photo=True)
     again.resume(tmp_path / "checkpoint.safetensors")
@@ -83,7 +83,7 @@ def test_hinge_loss():
 
 
 def test_discriminator_is_the_patchgan_of_three_layers():
-    assert parameters(PatchDiscriminator()) == 2_764_737
+    assert parameters(PatchDiscriminator()) == 2_765_633
     assert PatchDiscriminator()(torch.zeros(1, 3, 256, 256)).shape == (1, 1, 30, 30)
 
 
@@ -121,7 +121,7 @@ def test_rows_decode_from_their_codes(name):
 def test_names_of_rows():
     assert parse_row("looc-256x4b2-gradient").label == "LooC-VAE 256 × 4, beta 2, gradients only"
     assert parse_row("pq-256x4x32").label == "PQ 256 × 4 × 32 books"
-    for wrong in ("", "looc-256", "vq-1024x128x4", "rq-1024x128", "pq-8x4", "vq-8x4b2", "cvq-8x4-gradient", "looc-8x4b5", "looc-8x4 "):
+    for wrong in ("", "looc-256", "vq-1024x128x4", "rq-1024x128", "pq-8x4", "vq-8x4b2", "cvq-8x4-gradient", "looc-8x4b5", "looc-1x4", "looc-8x4 "):
         with pytest.raises(RowError, match="unknown row"):
             parse_row(wrong)
     with pytest.raises(RowError, match="does not fit"):
@@ -160,7 +160,7 @@ def correlated_codes(count: int, planes: int, size: int, seed: int) -> np.ndarra
     return np.clip(np.round(smooth * 3 + size / 2), 0, size - 1).astype(np.int64)
 
 
-@pytest.mark.parametrize(("planes", "size"), [(1, 40), (4, 40), (3, 1), (2, 300)])
+@pytest.mark.parametrize(("planes", "size"), [(1, 40), (4, 40), (3, 2), (2, 300)])
 def test_coded_bytes_decode_to_the_codes(planes, size):
     train, test = correlated_codes(60, planes, size, 1), correlated_codes(20, planes, size, 2)
     codevectors = np.tile(np.arange(size, dtype=float)[None, :, None], (planes, 1, 2))
@@ -168,7 +168,8 @@ def test_coded_bytes_decode_to_the_codes(planes, size):
         data = coder.encode(test)
         assert np.array_equal(coder.decode(data, test.shape), test)
         rate = measured(coder, test)
-        assert rate.stream_bytes == len(data) and rate.table_bytes == 2 * coder.bank.frequencies.size if isinstance(coder, ConditionalCoder) else True
+        assert rate.stream_bytes == len(data)
+        assert rate.table_bytes == 2 * coder.bank.frequencies.size
 
 
 def test_conditional_tables_beat_static_ones_which_beat_uniform_bits():
@@ -328,8 +329,8 @@ def test_training_resumes_exactly(data, tmp_path):
 def test_training_lowers_the_loss(data):
     pictures = ArrayPictures("stripes", np.uint8(np.indices((1, 28, 28, 1))[2] * 9).repeat(16, 0))
     torch.manual_seed(0)
-    trainer = RowTrainer(build_model(parse_row("looc-16x32"), 1, photo=False), pictures, TrainSettings(epochs=60, batch=16))
-    found = [trainer.step()["psnr_db"] for _ in range(60)]
+    trainer = RowTrainer(build_model(parse_row("looc-16x32"), 1, photo=False), pictures, TrainSettings(epochs=25, batch=16))
+    found = [trainer.step()["psnr_db"] for _ in range(25)]
     assert found[-1] > found[0] + 3
 
 

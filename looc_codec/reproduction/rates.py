@@ -68,7 +68,7 @@ class StaticCoder:
 
     @property
     def table_bytes(self) -> int:
-        return 2 * self.counts.size
+        return 2 * self.bank.frequencies.size
 
     def encode(self, codes: np.ndarray) -> bytes:
         encoder = SegmentEncoder(self.bank)

@@ -77,8 +77,8 @@ def parse_row(name: str) -> Row:
         RowError: the name is not of that form.
     """
     found = _NAME.fullmatch(name)
-    if not found or (found[4] is None) == (found[1] in ("pq", "rq")) or (found[1] != "looc" and (found[5] or found[6])):
-        raise RowError(f"unknown row {name!r}; rows are named like vq-1024x128, cvq-1024x128, rq-1024x128x4, pq-256x4x32, looc-256x4 or looc-256x4b2")
+    if not found or (found[4] is None) == (found[1] in ("pq", "rq")) or (found[1] != "looc" and (found[5] or found[6])) or int(found[2]) < 2:
+        raise RowError(f"unknown row {name!r}; rows have two codevectors or more and are named like vq-1024x128, cvq-1024x128, rq-1024x128x4, pq-256x4x32, looc-256x4 or looc-256x4b2")
     method, size, dim, repeat, beta, gradient = found.groups()
     update = "gradient" if gradient else "cvq"
     return Row(name, method, int(size), int(dim), int(repeat or 1), None if beta is None else int(beta), update, NOTES.get(method, ""))
