@@ -38,13 +38,13 @@ and values of `LooCQuantizer` with match "l2" and beta 1.
 
 from __future__ import annotations
 
+from looc_codec.quantizers.catalogue import QUANTIZERS, build
 from looc_codec.quantizers.cvq import CVQQuantizer
 from looc_codec.quantizers.hvq import HVQQuantizer
 from looc_codec.quantizers.learned_codebook import LearnedCodebook
 from looc_codec.quantizers.looc import LooCQuantizer
 from looc_codec.quantizers.pq import PQQuantizer
 from looc_codec.quantizers.quantizer import CodebookUsage, Quantizer, QuantizerOutput
-from looc_codec.quantizers.registry import QUANTIZERS, build
 from looc_codec.quantizers.rq import RQQuantizer
 from looc_codec.quantizers.sq import SQQuantizer, sq_reconstruction_loss
 from looc_codec.quantizers.vq import VQQuantizer

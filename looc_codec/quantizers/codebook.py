@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from looc_codec.config import LoocConfig
 from looc_codec.errors import ModelError
+from looc_codec.quantizers.search import scores
 
 FIXED_ONE = 16
 """Integer value of one quantisation step in codevectors and residuals."""
@@ -160,8 +161,8 @@ class SharedCodebook(nn.Module):
         chosen = []
         for part, part_rows in zip(residual.split(CHUNK), rows.split(CHUNK), strict=True):
             if self.shortlists is None:
-                cost = (self.steps**2).sum(1) - 2 * part @ self.steps.T + lagrangian * self.bits[part_rows, :-1]
-                chosen.append(cost.argmin(1))
+                gain = scores(part, self.steps) - 0.5 * lagrangian * self.bits[part_rows, :-1]
+                chosen.append(gain.argmax(1))
                 continue
             cells = self.cells(part)
             best = self.shortlists[:, 0][cells]

@@ -14,7 +14,7 @@ also has the gradients of VQ's loss, and an optional contrastive loss, which the
 from __future__ import annotations
 
 from looc_codec.quantizers.gradients import Gradient
-from looc_codec.quantizers.learned_codebook import Anchor, LearnedCodebook
+from looc_codec.quantizers.learned_codebook import Anchor
 from looc_codec.quantizers.search import Match
 from looc_codec.quantizers.vq import OneCodeQuantizer
 
@@ -39,8 +39,7 @@ class CVQQuantizer(OneCodeQuantizer):
         codebook_weight: float = 1.0,
         commitment_weight: float = 0.25,
     ) -> None:
-        book = LearnedCodebook(
-            codebook_size, channels, match=match, update="cvq", anchor=anchor, online=online, decay=decay, gradient=gradient,
+        super().__init__(
+            channels, codebook_size, match=match, update="cvq", anchor=anchor, online=online, decay=decay, gradient=gradient,
             contrastive_weight=contrastive_weight, codebook_weight=codebook_weight, commitment_weight=commitment_weight,
         )  # fmt: skip
-        super().__init__(channels, book)

@@ -22,6 +22,8 @@ LooC's tables have one level and fit an ablation of CVQ: see `vq.py`, `near_rest
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -57,8 +59,6 @@ class HVQLevel(nn.Module):
 
     def normalise(self, latent: Tensor) -> Tensor:
         """The latent of the level below with mean 0 and variance 1 per channel, by the statistics of training."""
-        if self.training:
-            self.statistics(latent)
         mean, variance = (value[:, None, None] for value in (self.statistics.running_mean, self.statistics.running_var))
         return (latent - mean) / torch.sqrt(variance + self.statistics.eps)
 
@@ -69,15 +69,18 @@ class HVQLevel(nn.Module):
 
     def quantise(self, latent: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`(B, d, h, w)` → Gumbel mix of codevectors `(B, d, h, w)`, its leading codes `(n,)`, KL and commitment (sums)."""
-        units = units_of(latent, latent.shape[1])
-        logits = similarity(units, self.codebook.codevectors)
+        units = units_of(latent, latent.shape[1]).to(self.codebook.codevectors.dtype)
+        # A copy, since the update that follows in the same step changes the codevectors that backward will need.
+        codevectors = self.codebook.codevectors.clone()
+        logits = similarity(units, codevectors)
         log_posterior = functional.log_softmax(logits, dim=1)
         weights = functional.gumbel_softmax(logits, temperature, dim=1)
         posterior = log_posterior.exp()
-        uniform = torch.tensor(float(self.codebook.size)).log()
-        kl = (posterior * (log_posterior + uniform)).sum()
+        kl = (posterior * (log_posterior + math.log(self.codebook.size))).sum()
         commitment = -(posterior * logits).sum()
-        return latent_of(weights @ self.codebook.codevectors, latent.shape), weights.argmax(1), kl, commitment
+        with torch.autocast(units.device.type, enabled=False):
+            mixed = weights @ codevectors
+        return latent_of(mixed, latent.shape), weights.argmax(1), kl, commitment
 
     def decode(self, latent: Tensor, size: tuple[int, int]) -> Tensor:
         """This level's quantised latent → the normalised latent `(B, d, *size)` of the level below."""
@@ -145,12 +148,10 @@ class HVQQuantizer(Quantizer):
         return sum(level.codebook.codevectors.numel() for level in self.levels[: self.level])
 
     @torch.no_grad()
-    def ascend(self, latent: Tensor) -> Tensor:
-        """The latent that the top level's networks see: `(B, d, h, w)` → `(B, d, h'', w'')` of the level below it."""
-        for level in self.levels[1 : self.level - 1]:
-            # Levels below the top are done with training, their statistics included.
-            level.eval()
-            latent = level.encoder(level.normalise(latent))
+    def ascend(self, latent: Tensor, level: int) -> Tensor:
+        """The encoding `(B, d, h', w')` of a latent `(B, d, h, w)` at a level in use, by networks as they are."""
+        for part in self.levels[1:level]:
+            latent = part.encoder(part.normalise(latent))
         return latent
 
     def forward(self, latent: Tensor) -> QuantizerOutput:
@@ -159,9 +160,14 @@ class HVQQuantizer(Quantizer):
         size, top = tuple(latent.shape[2:]), self.levels[self.level - 1]
         codes = self.codes(latent)
         latent = latent.to(top.codebook.codevectors.dtype)
-        below = self.ascend(latent.detach()) if self.level > 1 else latent
-        target = top.normalise(below) if self.level > 1 else below
-        encoded = top.encoder(target) if self.level > 1 else target
+        if self.level == 1:
+            target = encoded = latent
+        else:
+            below = self.ascend(latent.detach(), self.level - 1)
+            if self.training:
+                top.statistics(below)
+            target = top.normalise(below)
+            encoded = top.encoder(target)
         mixed, drawn, kl, commitment = top.quantise(encoded, self.temperature)
         loss = (self.kl_weight * kl + self.commitment_weight * commitment) / target.numel()
         if self.level > 1:
@@ -175,13 +181,9 @@ class HVQQuantizer(Quantizer):
     def codes(self, latent: Tensor) -> Tensor:
         """Codes `(B, 1, h', w')` of the top level: the nearest codevector of each of its positions."""
         self.check_latent(latent)
-        for level in self.levels[1 : self.level]:
-            mode = level.training
-            level.eval()
-            latent = level.encoder(level.normalise(latent))
-            level.train(mode)
+        encoded = self.ascend(latent, self.level)
         book = self.levels[self.level - 1].codebook
-        return book.nearest(units_of(latent, self.channels)).view(len(latent), 1, *latent.shape[2:])
+        return book.nearest(units_of(encoded, self.channels)).view(len(latent), 1, *encoded.shape[2:])
 
     def lookup(self, codes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Quantised latent `(B, d, h, w)`, read down through all levels; without `size` all sides are taken as even."""

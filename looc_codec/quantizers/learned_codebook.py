@@ -40,10 +40,7 @@ NEAR_NOISE = 0.01
 
 def vq_loss(units: Tensor, chosen: Tensor, codebook_weight: float, commitment_weight: float) -> Tensor:
     """codebook_weight * mean (q - sg v)² + commitment_weight * mean (sg q - v)²: units v and their codevectors q, one shape."""
-    loss = commitment_weight * functional.mse_loss(units, chosen.detach())
-    if codebook_weight:
-        loss = loss + codebook_weight * functional.mse_loss(chosen, units.detach())
-    return loss
+    return codebook_weight * functional.mse_loss(chosen, units.detach()) + commitment_weight * functional.mse_loss(units, chosen.detach())
 
 
 class LearnedCodebook(nn.Module):
@@ -130,7 +127,10 @@ class LearnedCodebook(nn.Module):
         units = units.to(self.codevectors.dtype)
         codes = self.nearest(units)
         chosen = self.codevectors[codes]
-        loss = vq_loss(units, chosen, 0.0 if self.update == "ema" else self.codebook_weight, self.commitment_weight)
+        if self.update == "ema":
+            loss = self.commitment_weight * functional.mse_loss(units, chosen)
+        else:
+            loss = vq_loss(units, chosen, self.codebook_weight, self.commitment_weight)
         if self.contrastive_weight:
             loss = loss + self.contrastive_weight * self.contrast(units.detach())
         estimate = rotated if self.gradient == "rotation" else straight_through

@@ -9,7 +9,8 @@ released code (kakaobrain/rq-vae-transformer).
 The book follows the residuals of all depths as moving averages (g = 0.99); codevectors whose moving count falls below 1
 become random residuals of the batch. There is no codebook loss. The released code updates the shared book once after
 each depth, so that one forward pass sees D books; here it is updated once, with the residuals of all depths, and all
-codes of a pass belong to one book. The paper's grid is f32 (8 × 8 for 256 pixels), D = 4.
+codes of a pass belong to one book. Moving counts start at one, there at zero, so here fewer codevectors restart in the first
+hundred steps. The paper's grid is f32 (8 × 8 for 256 pixels), D = 4.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class RQQuantizer(Quantizer):
     @torch.no_grad()
     def codes(self, latent: Tensor) -> Tensor:
         self.check_latent(latent)
-        return self.planes(self.descend(units_of(latent, self.channels))[1], latent)
+        return self.planes(self.descend(units_of(latent, self.channels).to(self.codebook.codevectors.dtype))[1], latent)
 
     def lookup(self, codes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Sums in the order of depth, so that the result equals `forward`'s in every bit.

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from looc_codec.errors import ModelError
-from looc_codec.quantizers.learned_codebook import LearnedCodebook
 from looc_codec.quantizers.quantizer import QuantizerOutput
 from looc_codec.quantizers.search import similarity
 from looc_codec.quantizers.units import latent_of, units_of
@@ -64,7 +63,7 @@ class SQQuantizer(OneCodeQuantizer):
     ) -> None:
         if initial_variance <= 0 or variance_floor < 0 or temperature_decay < 0:
             raise ModelError("invalid SQ quantizer: initial_variance must be above 0, variance_floor and temperature_decay not below 0")
-        super().__init__(channels, LearnedCodebook(codebook_size, channels))
+        super().__init__(channels, codebook_size)
         nn.init.normal_(self.codebook.codevectors)
         self.log_variance = nn.Parameter(torch.tensor(math.log(initial_variance)))
         self.variance_floor, self.temperature_decay = variance_floor, temperature_decay
@@ -91,7 +90,9 @@ class SQQuantizer(OneCodeQuantizer):
         log_posterior = self.log_posterior(units)
         codes = self.codebook.nearest(units)
         if self.training:
-            chosen = functional.gumbel_softmax(log_posterior, self.temperature, dim=1) @ self.codebook.codevectors
+            weights = functional.gumbel_softmax(log_posterior, self.temperature, dim=1)
+            with torch.autocast(units.device.type, enabled=False):
+                chosen = weights @ self.codebook.codevectors
             self.steps += 1
         else:
             chosen = self.codebook.lookup(codes)

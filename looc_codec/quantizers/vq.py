@@ -10,6 +10,8 @@ LooC's VQ baseline) put the 0.25 on the codebook term: `codebook_weight=0.25, co
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -21,11 +23,11 @@ from looc_codec.quantizers.units import latent_of, units_of
 
 
 class OneCodeQuantizer(Quantizer):
-    """Any quantizer with one codebook `(K, d)` and one code for each position; how the book learns is up to the book."""
+    """Any quantizer with one codebook `(K, d)` and one code for each position. Options are those of the book."""
 
-    def __init__(self, channels: int, codebook: LearnedCodebook) -> None:
+    def __init__(self, channels: int, codebook_size: int, **options: Any) -> None:
         super().__init__(channels)
-        self.codebook = codebook
+        self.codebook = LearnedCodebook(codebook_size, channels, **options)
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
@@ -74,8 +76,7 @@ class VQQuantizer(OneCodeQuantizer):
         codebook_weight: float = 1.0,
         commitment_weight: float = 0.25,
     ) -> None:
-        book = LearnedCodebook(
-            codebook_size, channels, match=match, update="near" if near_restarts else "gradient", gradient=gradient,
+        super().__init__(
+            channels, codebook_size, match=match, update="near" if near_restarts else "gradient", gradient=gradient,
             codebook_weight=codebook_weight, commitment_weight=commitment_weight,
         )  # fmt: skip
-        super().__init__(channels, book)

@@ -11,7 +11,6 @@ and in VQGAN-LC's "ema" baseline (a much used library has 0.8). Unused codevecto
 from __future__ import annotations
 
 from looc_codec.quantizers.gradients import Gradient
-from looc_codec.quantizers.learned_codebook import LearnedCodebook
 from looc_codec.quantizers.search import Match
 from looc_codec.quantizers.vq import OneCodeQuantizer
 
@@ -30,8 +29,7 @@ class VQEMAQuantizer(OneCodeQuantizer):
         gradient: Gradient = "straight-through",
         commitment_weight: float = 0.25,
     ) -> None:
-        book = LearnedCodebook(
-            codebook_size, channels, match=match, update="ema", decay=decay, restart_below=restart_below, gradient=gradient,
+        super().__init__(
+            channels, codebook_size, match=match, update="ema", decay=decay, restart_below=restart_below, gradient=gradient,
             commitment_weight=commitment_weight,
         )  # fmt: skip
-        super().__init__(channels, book)

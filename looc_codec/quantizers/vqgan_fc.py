@@ -12,6 +12,8 @@ passes straight through in the low dimension, and through both projections as us
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,14 +42,14 @@ class ProjectedQuantizer(Quantizer):
         self.project_in = nn.Conv2d(channels, code_dim, 1)
         self.project_out = nn.Conv2d(code_dim, channels, 1)
 
+    @abstractmethod
     def book(self) -> Tensor:
         """Codevectors `(K, d')` as they are compared and emitted, with a gradient to what is learned of them."""
-        raise NotImplementedError
 
     def units(self, latent: Tensor) -> Tensor:
         """Units `(B * h * w, d')` as they are compared."""
         self.check_latent(latent)
-        return units_of(self.project_in(latent), self.code_dim)
+        return units_of(self.project_in(latent), self.code_dim).to(self.project_in.weight.dtype)
 
     @property
     def codes_per_position(self) -> int:

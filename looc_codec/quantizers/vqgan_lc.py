@@ -66,4 +66,5 @@ class VQGANLCQuantizer(ProjectedQuantizer):
         return (len(self.frozen),)
 
     def book(self) -> Tensor:
-        return self.projector(self.frozen)
+        with torch.autocast(self.frozen.device.type, enabled=False):
+            return self.projector(self.frozen)

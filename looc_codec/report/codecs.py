@@ -75,8 +75,11 @@ _PILLOW_OPTIONS: dict[str, dict[str, Any]] = {
     "jxl": {"format": "JXL", "effort": 7, "num_threads": 1},
 }
 
-# Modules whose code decides looc's bytes or pixels; another code is another codec.
-_LOOC_CODE = ("codec.py", "config.py", "container.py", "entropy.py", "model.py", "prior.py", "transforms.py", "quantizers")
+# Modules whose code decides looc's bytes or pixels; another code is another codec. Quantizers of papers are no part of it.
+_LOOC_CODE = (
+    "codec.py", "config.py", "container.py", "entropy.py", "model.py", "prior.py", "transforms.py", "quantizers/codebook.py",
+    "quantizers/search.py", "quantizers/units.py",
+)  # fmt: skip
 
 
 class LoocCodec:

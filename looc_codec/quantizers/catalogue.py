@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from looc_codec.errors import ModelError
@@ -36,6 +37,7 @@ def build(name: str, channels: int, **options: Any) -> Quantizer:
     if name not in QUANTIZERS:
         raise ModelError(f"no quantizer is called {name!r}; there are {', '.join(QUANTIZERS)}")
     try:
-        return QUANTIZERS[name](channels, **options)
+        inspect.signature(QUANTIZERS[name]).bind(channels, **options)
     except TypeError as error:
         raise ModelError(f"the quantizer {name!r} does not take these options: {error}") from error
+    return QUANTIZERS[name](channels, **options)
