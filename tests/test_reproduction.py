@@ -425,6 +425,7 @@ def test_plots_are_drawn(results, data, monkeypatch):
     assert all(path.stat().st_size > 500 for path in written)
     numbers = json.loads((out / "plots" / "analyses.json").read_text())["mnist"]
     assert len(numbers["usage"]["looc-32x4"]) == len(numbers["sharing"]["looc-32x4"]) == 32
+    assert ("mnist-tsne.png" in names) != ("scikit-learn is not installed" in numbers.get("tsne", ""))
     low, high = numbers["codecs"]["JPEG"]
     assert low["bpp"] < high["bpp"] and low["psnr_db"] < high["psnr_db"]
 

@@ -33,8 +33,10 @@ def stored_results(out: Path, datasets: Sequence[str] | None) -> dict[str, list[
     """Results of finished rows by data set.
 
     Raises:
-        ReproductionError: there are none.
+        ReproductionError: there are none, or matplotlib is missing.
     """
+    if util.find_spec("matplotlib") is None:
+        raise ReproductionError("plots need the package matplotlib, which is not installed (pip install 'looc[reproduce]')")
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((out / "rows").glob(f"*/*/{RESULT}")):
         try:

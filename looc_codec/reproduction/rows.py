@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import functools
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from looc_codec.errors import LoocError
+from looc_codec.quantizers.catalogue import build
 from looc_codec.quantizers.quantizer import Quantizer
 
 TABLES = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "12")
@@ -96,22 +97,11 @@ def build_quantizer(row: Row, channels: int, *, gray: bool = False) -> Quantizer
     whole = row.method in ("vq", "hvq", "sq", "cvq", "rq")
     if (whole and row.dim != channels) or (row.method == "pq" and row.dim * row.repeat != channels):
         raise RowError(f"row {row.name} does not fit a latent of {channels} channels")
-    builders: dict[str, Callable[[], Quantizer]] = {
-        "vq": lambda: _quantizer("vq", "VQQuantizer")(channels, row.size),
-        "hvq": lambda: _quantizer("vq", "VQQuantizer")(channels, row.size, near_restarts=True),
-        "sq": lambda: _quantizer("sq", "SQQuantizer")(channels, row.size, initial_variance=10.0 if gray else 20.0),
-        "cvq": lambda: _quantizer("cvq", "CVQQuantizer")(channels, row.size),
-        "pq": lambda: _quantizer("pq", "PQQuantizer")(channels, row.dim, row.size),
-        "rq": lambda: _quantizer("rq", "RQQuantizer")(channels, row.size, depth=row.repeat),
-        "looc": lambda: _quantizer("looc", "LooCQuantizer")(channels, row.dim, row.size, beta=row.beta or 1, update=row.update),
-    }
-    return builders[row.method]()
-
-
-def _quantizer(module: str, name: str) -> Callable[..., Quantizer]:
-    from importlib import import_module
-
-    return getattr(import_module(f"looc_codec.quantizers.{module}"), name)
+    options: dict[str, dict[str, Any]] = {
+        "vq": {}, "cvq": {}, "hvq": {"near_restarts": True}, "sq": {"initial_variance": 10.0 if gray else 20.0}, "rq": {"depth": row.repeat},
+        "pq": {"codevector_dim": row.dim}, "looc": {"codevector_dim": row.dim, "beta": row.beta or 1, "update": row.update},
+    }  # fmt: skip
+    return build("vq" if row.method == "hvq" else row.method, channels, codebook_size=row.size, **options[row.method])
 
 
 # --- what the paper printed -----------------------------------------------------------------------------------------

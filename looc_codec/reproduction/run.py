@@ -7,6 +7,7 @@ import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,8 @@ def run_row(request: RowRequest, pictures: tuple[Pictures, Pictures], stage: Sta
         return known
     if request.device.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError("no CUDA device is available here; give --device cpu")
+    if util.find_spec("pytorch_msssim") is None:
+        raise ModelError("SSIM needs the package pytorch-msssim, which is not installed (pip install 'looc[reproduce]')")
     request.folder.mkdir(parents=True, exist_ok=True)
     train, test = pictures
     torch.manual_seed(request.settings.seed)
