@@ -430,6 +430,13 @@ def test_plots_are_drawn(results, data, monkeypatch):
     assert low["bpp"] < high["bpp"] and low["psnr_db"] < high["psnr_db"]
 
 
+def test_printed_points_have_the_papers_rate():
+    points = {point["row"]: point for point in plots.printed_points("cifar10")}
+    assert points["LooC 256 × 4"] == {"row": "LooC 256 × 4", "bpp": 16.0, "psnr_db": 34.51}
+    assert points["CVQ 1024 × 128"]["bpp"] == 0.625 and points["LooC 8192 × 4"]["bpp"] == 26
+    assert plots.printed_points("ffhq") == []
+
+
 def test_plots_need_rows(tmp_path, data):
     with pytest.raises(ReproductionError, match="holds no finished rows"):
         plots.draw_analyses(tmp_path, data)

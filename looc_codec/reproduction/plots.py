@@ -14,9 +14,11 @@ import numpy as np
 from looc_codec.datasets import SMALL_SETS, load_small
 from looc_codec.errors import ImageError
 from looc_codec.files import write_atomically
+from looc_codec.reproduction.backbones import SmallBackbone
 from looc_codec.reproduction.evaluation import errors, psnr_of
-from looc_codec.reproduction.rows import PAPER_NAMES, parse_row
+from looc_codec.reproduction.rows import PAPER_NAMES, SMALL_TABLES, paper_rows, parse_row
 from looc_codec.reproduction.run import CODES, FORMAT, RESULT, ReproductionError
+from looc_codec.reproduction.vqvae import SMALL_LATENT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +62,7 @@ def draw_analyses(out: Path, data: Path, datasets: Sequence[str] | None = None) 
     for dataset, results in stored_results(out, datasets).items():
         segments = {result["row"]: segment_counts(out, result) for result in results if result["code_shape"][1] > 1 and len(result["codebook_sizes"]) == 1}
         own: dict[str, Any] = {"usage": {name: usage_of_segments(counts) for name, counts in segments.items()}, "sharing": {name: sharing(counts) for name, counts in segments.items()}}
-        own["codecs"] = codec_points(dataset, data)
+        own |= {"codecs": codec_points(dataset, data), "printed": printed_points(dataset)}
         numbers[dataset] = own
         title = PAPER_NAMES.get(dataset, dataset)
         looc = {name: counts for name, counts in segments.items() if parse_row(name).method == "looc"}
@@ -179,8 +181,23 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
+def printed_points(dataset: str) -> list[dict[str, Any]]:
+    """The paper's own rows of a small data set: method, bpp by its count (h w m log2 K bits, beta left out) and PSNR."""
+    found: dict[tuple[str, int, int], dict[str, Any]] = {}
+    for table in SMALL_TABLES if dataset in SMALL_SETS else ():
+        for row in paper_rows(table):
+            if row.dataset == PAPER_NAMES[dataset] and row.size is not None and row.figures.get("PSNR") is not None:
+                bpp = SMALL_LATENT / row.dim * np.log2(row.size) / SmallBackbone.positions_per_side**2
+                name = row.method.removesuffix("-VAE")
+                found[(name, row.size, row.dim)] = {"row": f"{name} {row.size} × {row.dim}", "bpp": float(bpp), "psnr_db": row.figures["PSNR"]}
+    return list(found.values())
+
+
 def rate_figure(results: Sequence[dict[str, Any]], codecs: dict[str, list[dict[str, float]]], title: str) -> Figure:
-    """Clean PSNR against real bytes; a thin line leads from the uniform rate to the entropy-coded one."""
+    """Clean PSNR against real bytes; a thin line leads from the uniform rate to the entropy-coded one.
+
+    Crosses are the paper's printed figures (its protocol) at the rate that it counts.
+    """
     figure, axes = _figure(f"{title}: rate against PSNR", "bits per pixel", "PSNR, dB (clean)")
     for result in results:
         row, psnr, rates = parse_row(result["row"]), result["quality"]["clean"]["PSNR"], result["rates"]
@@ -191,6 +208,8 @@ def rate_figure(results: Sequence[dict[str, Any]], codecs: dict[str, list[dict[s
         axes.annotate(result["label"], (coded, psnr), textcoords="offset points", xytext=(4, 4), fontsize=7)
     for (label, points), colour in zip(codecs.items(), FILE_COLOURS.values(), strict=False):
         axes.plot([point["bpp"] for point in points], [point["psnr_db"] for point in points], "-s", markersize=3, color=colour, label=f"{label}, mosaic")
+    printed = printed_points(results[0]["dataset"])
+    axes.plot([point["bpp"] for point in printed], [point["psnr_db"] for point in printed], "x", color="#90a4ae", markersize=5, label="printed in the paper")
     axes.set_xscale("log")
     axes.plot([], [], "o", color="black", label="entropy-coded")
     axes.plot([], [], "o", color="black", markerfacecolor="none", label="uniform bits")

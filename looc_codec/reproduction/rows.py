@@ -149,12 +149,15 @@ def paper_rows(table: str) -> tuple[PaperRow, ...]:
         rows.setdefault(key, {})[line["metric"]] = None if not value else float(value.rstrip("%")) / (100 if share else 1)
         if line["note"] and line["note"] not in notes.setdefault(key, []):
             notes[key].append(line["note"])
-    number = lambda text: int(text) if text else None  # noqa: E731
     return tuple(
-        PaperRow(table, dataset, method, number(size), number(dim), int(books or 1), number(beta), figures, "; ".join(notes.get(key, [])))
+        PaperRow(table, dataset, method, _number(size), _number(dim), int(books or 1), _number(beta), figures, "; ".join(notes.get(key, [])))
         for key, figures in rows.items()
         for dataset, method, size, dim, books, beta in [key]
     )
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text else None
 
 
 def datasets_of(table: str) -> list[str]:

@@ -82,16 +82,12 @@ def finished(request: RowRequest) -> dict[str, Any] | None:
         return None
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        same = result["format"] == FORMAT and result["settings"] == _settings(request.settings)
+        same = result["format"] == FORMAT and result["settings"] == asdict(request.settings)
     except (ValueError, KeyError, TypeError):
         raise ReproductionError(f"{path} holds no result of looc reproduce; delete it or give another --out") from None
     if not same:
         raise ReproductionError(f"{path} was made with other settings ({_words(result['settings'])}); give the same ones, or another --out")
     return result
-
-
-def _settings(settings: TrainSettings) -> dict[str, Any]:
-    return asdict(settings)
 
 
 def _words(settings: dict[str, Any]) -> str:
@@ -122,7 +118,7 @@ def run_row(request: RowRequest, pictures: tuple[Pictures, Pictures], stage: Sta
     trainer.run(checkpoint, lambda part, words: stage(0.9 * part, f"{request.row.name}: {words}"))
     result = {
         "format": FORMAT, "version": looc_codec.__version__, "row": request.row.name, "label": request.row.label, "note": request.row.note,
-        "dataset": request.dataset, "train": train.title, "test": test.title, "settings": _settings(request.settings),
+        "dataset": request.dataset, "train": train.title, "test": test.title, "settings": asdict(request.settings),
         "steps": trainer.step_count, "train_seconds": round(trainer.seconds, 1), "device": request.device, "machine": platform.processor() or platform.machine(),
         "parameters": sum(value.numel() for value in model.backbone.parameters()), "codebook_parameters": model.quantizer.codebook_parameters,
         **evaluate(model, train, test, request, lambda words: stage(None, f"{request.row.name}: {words}")),
@@ -137,7 +133,7 @@ def _require_same_settings(checkpoint: Path, settings: TrainSettings) -> None:
 
     stored = read_meta(checkpoint)["settings"]
     budget = {"epochs": None, "minutes": None}
-    if {**stored, **budget} != {**_settings(settings), **budget}:
+    if {**stored, **budget} != {**asdict(settings), **budget}:
         raise ReproductionError(f"{checkpoint} was made with other settings ({_words(stored)}); give the same ones, or another --out")
 
 
