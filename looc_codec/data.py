@@ -91,10 +91,11 @@ def picture_sources(folder: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
             yield str(path.relative_to(folder)), path.read_bytes
 
 
-def load_pictures(folder: Path, *, min_side: int, limit: int | None = None, workers: int = 2,
-                  progress: Callable[[int], None] | None = None) -> list[np.ndarray]:
+def load_pictures(folder: Path, *, min_side: int, limit: int | None = None, workers: int = 2, progress: Callable[[int], None] | None = None,
+                  sources: Iterator[tuple[str, Callable[[], bytes]]] | None = None) -> list[np.ndarray]:
     """Decodes every picture of `folder` to `(H, W, 3)` uint8; those with a side below `min_side` are left out.
 
+    `sources`, names and readers, take the place of what `picture_sources` finds in the folder.
     Raises ImageError when the folder does not exist or a name belongs to the Kodak test set: nobody may train on it.
     """
     if not folder.is_dir():
@@ -113,7 +114,7 @@ def load_pictures(folder: Path, *, min_side: int, limit: int | None = None, work
 
     pictures: list[np.ndarray] = []
     with ThreadPoolExecutor(workers) as pool:
-        for picture in pool.map(decode, picture_sources(folder)):
+        for picture in pool.map(decode, sources or picture_sources(folder)):
             if picture is not None:
                 pictures.append(picture)
             if progress is not None:

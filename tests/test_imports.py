@@ -13,12 +13,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "looc_codec"
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"selftest"},
+    {"selftest", "reproduction"},
     {"report", "training", "pillow_plugin", "rate_control", "exactness"},
     {"codec"},
     {"refine"},
     {"model"},
-    {"quantizers", "prior", "transforms", "data"},
+    {"quantizers", "prior", "transforms", "data", "datasets"},
     {"entropy", "container", "images", "metrics", "files", "registry", "config"},
     {"errors"},
 )

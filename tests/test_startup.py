@@ -36,6 +36,7 @@ def command(*arguments: str) -> str:
         command("compress", "--help"),
         command("decompress", "--help"),
         command("train", "--help"),
+        command("reproduce", "--help"),
         command("models"),
     ],
 )

@@ -31,15 +31,23 @@ class Optimizer(str, Enum):
 
 
 class Dataset(str, Enum):
-    """Data sets that `looc train` reads."""
+    """Data sets that `looc train` reads; the names are those of `datasets.DATASETS`."""
 
     folder = "folder"
+    ffhq = "ffhq"
+    imagenet = "imagenet"
+    celeba = "celeba"
+    lsun_church = "lsun-church"
+    lsun_bedroom = "lsun-bedroom"
+    cifar10 = "cifar10"
+    mnist = "mnist"
+    fashion_mnist = "fashion-mnist"
 
 
 def train(
-    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of pictures or of .tar shards of pictures.", show_default=False)],
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of pictures or of .tar shards of pictures, or the folder that holds the data set.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where checkpoint, log and weights go.")] = Path("runs/photo"),
-    dataset: Annotated[Dataset, typer.Option("--dataset", help="Layout of the data.")] = Dataset.folder,
+    dataset: Annotated[Dataset, typer.Option("--dataset", help="What lies in --data.")] = Dataset.folder,
     stage: Annotated[Stage, typer.Option("--stage", help="First continuous, then codes with --init.")] = Stage.continuous,
     time_budget: Annotated[float | None, typer.Option("--time-budget", metavar="MINUTES", min=0.01, help="Train for so many minutes; the schedule follows the clock.  [default: 30]", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Train for so many steps instead.", show_default=False)] = None,
@@ -81,7 +89,7 @@ def train(
         values["name"] = name
     request = RunRequest(
         data=data, out=out, config=values, options=options, device=device.value, init=init, resume=resume,
-        limit=limit, validation=validation, description=description,
+        limit=limit, validation=validation, description=description, dataset=dataset.value,
     )
     with ExitStack() as stack:
         report = _reporter(stack, options, quiet=quiet, as_json=as_json)

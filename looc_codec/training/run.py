@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from looc_codec.config import LoocConfig
-from looc_codec.data import PictureStore, load_pictures
+from looc_codec.data import PictureStore
+from looc_codec.datasets import training_pictures
 from looc_codec.errors import ImageError, ModelError
 from looc_codec.model import LoocModel, load_model, save_model
 from looc_codec.training.checkpoint import load_checkpoint, read_meta
@@ -43,14 +44,15 @@ class RunRequest:
     limit: int | None = None
     validation: Path | None = None
     description: str = ""
+    dataset: str = "folder"
 
 
 Report = Callable[[str, dict], None]
 
 
 def load_store(request: RunRequest, report: Report) -> PictureStore:
-    pictures = load_pictures(request.data, min_side=request.options.crop, limit=request.limit,
-                             progress=lambda count: report("loading", {"pictures": count}))
+    pictures = training_pictures(request.dataset, request.data, min_side=request.options.crop, limit=request.limit,
+                                 progress=lambda count: report("loading", {"pictures": count}))
     if not pictures:
         raise ImageError(f"{request.data} holds no picture with both sides of at least {request.options.crop} pixels; choose a smaller --crop")
     return PictureStore(pictures, request.device)

@@ -1,0 +1,113 @@
+"""`looc reproduce`: trains and measures the rows of the papers' tables, and plots what they show."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from looc_codec.cli.options import Device, DeviceOption, JsonOption, QuietOption
+from looc_codec.cli.printing import note, print_json
+
+ANALYSES = "analyses"
+
+
+def reproduce(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="1, 2, 3, 4, 5, 6, 7, 8, 9, 10 or 12 of the LooC paper, or analyses for the plots.", show_default=False)],
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder that holds the data sets, laid out as for torchvision.")] = Path("data"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Tables, plots and trained rows; rows found there are not trained again.")] = Path("runs/papers"),
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", metavar="NAME", help="mnist, fashion-mnist, cifar10, ffhq, imagenet or celeba, again for more. Default: those of the table.", show_default=False)] = None,
+    rows: Annotated[str | None, typer.Option("--rows", metavar="LIST", help="Rows such as cvq-1024x128,looc-256x4,rq-1024x128x4,pq-256x4x32,looc-256x4b2. Default: those of the table.", show_default=False)] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", min=0.0001, help="Epochs for each row, fractions allowed.  [default: 500, photographs 100]", show_default=False)] = None,
+    time_budget: Annotated[float | None, typer.Option("--time-budget", metavar="MINUTES", min=0.001, help="Minutes of training for each row instead.", show_default=False)] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Pictures in a batch.  [default: as in the papers, 1024 for small pictures]", show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Train on the first so many pictures only.", show_default=False)] = None,
+    test_limit: Annotated[int | None, typer.Option("--test-limit", min=1, help="Test on the first so many pictures only.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 42,
+    bf16: Annotated[bool, typer.Option("--bf16/--no-bf16", help="Convolutions in bfloat16 while training.")] = False,
+    perceptual: Annotated[bool, typer.Option("--perceptual/--no-perceptual", help="LPIPS in the loss, for photographs.")] = True,
+    gan: Annotated[bool, typer.Option("--gan/--no-gan", help="Adversarial loss, for photographs.")] = True,
+    plots: Annotated[bool, typer.Option("--plots", help="Draw the plots of the analyses after the table.")] = False,
+    device: DeviceOption = Device.cpu,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train and measure the rows of a table of the LooC paper; Ctrl-C keeps what is done, the same command goes on."""
+    if epochs is not None and time_budget is not None:
+        raise typer.BadParameter("give --epochs or --time-budget, not both")
+    from looc_codec.reproduction import rows as known
+
+    if table != ANALYSES and table not in known.TABLES:
+        raise typer.BadParameter(f"unknown table {table!r}; known are {', '.join(known.TABLES)} and {ANALYSES}")
+    for name in dataset or ():
+        if name not in known.PAPER_NAMES:
+            raise typer.BadParameter(f"unknown data set {name!r}; known are {', '.join(known.PAPER_NAMES)}")
+    from looc_codec.reproduction.plots import draw_analyses
+    from looc_codec.reproduction.run import RowRequest, run_rows, settings_for
+    from looc_codec.reproduction.tables import markdown, write_table
+
+    if table == ANALYSES:
+        written = draw_analyses(out, data, dataset)
+        _tell(written, quiet=quiet, as_json=as_json)
+        return
+    wanted = None if rows is None else [known.parse_row(name.strip()) for name in rows.split(",") if name.strip()]
+    requests = []
+    for name in dataset or known.datasets_of(table):
+        settings = settings_for(
+            name, epochs=epochs, minutes=time_budget, batch=batch, seed=seed, bf16=bf16, limit=limit, test_limit=test_limit,
+            perceptual=perceptual, adversarial=gan,
+        )  # fmt: skip
+        requests += [RowRequest(row, name, data, out, settings, device.value) for row in wanted or known.rows_of(table, name)]
+    if not requests:
+        raise typer.BadParameter(f"table {table} has no row for {', '.join(dataset or ['any data set'])}; name rows with --rows")
+    results: list[dict[str, Any]] = []
+    with _progress(quiet) as stage:
+        for result in run_rows(requests, stage):
+            results.append(result)
+            # After every row, so that an interrupted run leaves the table of what is done.
+            written = write_table(table, results, out)
+    if plots:
+        written += draw_analyses(out, data, dataset)
+    if not quiet and not as_json:
+        print(markdown(table, results))
+    _tell(written, quiet=quiet, as_json=as_json)
+
+
+def _tell(written: list[Path], *, quiet: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"written": [str(path) for path in written]})
+    elif not quiet:
+        for path in written:
+            note(f"looc: {path}")
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[float, str], None]]:
+    """Told of the part done and of what is happening: a bar with the time left on a terminal, a line a minute elsewhere."""
+    if quiet:
+        yield lambda part, words: None
+        return
+    if not sys.stderr.isatty():
+        import time
+
+        last = time.monotonic()
+
+        def line(part: float, words: str) -> None:
+            nonlocal last
+            if part >= 1 or time.monotonic() - last > 60:
+                note(f"looc: {100 * part:.1f}%, {words}")
+                last = time.monotonic()
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns: list[Any] = [BarColumn(), TextColumn("{task.percentage:>5.1f}%"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.description}", markup=False)]
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task("opening the data", total=1.0)
+        yield lambda part, words: bar.update(task, completed=part, description=words)
