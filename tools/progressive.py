@@ -2,7 +2,7 @@
 
     python tools/progressive.py [--images ../shared/data/val] [--qualities 20,50,80] [--limit N] [--out docs/results/progressive]
 
-Each picture is coded once per quality and restored from its hyper codes and the first 0, 1, ... channel groups; the bytes are those of the
+Each picture is coded, without metadata, once per quality and restored from its hyper codes and the first 0, 1, ... channel groups; the bytes are those of the
 file that `looc truncate` makes. Writes means over the pictures to progressive.json and draws them into progressive.png.
 """
 
@@ -27,16 +27,17 @@ def measure(paths: list[Path], quality: int, model_name: str) -> list[dict[str, 
 
     model = codec.load_model(model_name)
     count = len(model.config.groups)
-    rows: list[list[tuple[float, float, float]]] = [[] for _ in range(count + 1)]
+    rows: list[list[tuple[float, float]]] = [[] for _ in range(count + 1)]
     for path in paths:
-        picture = images.read_picture(path)
+        picture = images.read_picture(path).without_metadata()
         data = codec.compress_picture(picture, quality=quality, model=model)
         for groups in range(count + 1):
             size = len(container.truncate(data, groups=groups))
             preview = codec.decompress_picture(data, model=model, groups=groups)
-            rows[groups].append((8 * size / (picture.width * picture.height), size / len(data), psnr_db(picture.rgb, preview.rgb)))
+            rows[groups].append((8 * size / (picture.width * picture.height), psnr_db(picture.rgb, preview.rgb)))
     means = [[round(statistics.mean(column), 4) for column in zip(*row, strict=True)] for row in rows]
-    return [{"groups": groups, "bpp": bpp, "share_of_bytes": share, "psnr_db": psnr} for groups, (bpp, share, psnr) in enumerate(means)]
+    whole = means[-1][0]
+    return [{"groups": groups, "bpp": bpp, "share_of_bytes": round(bpp / whole, 4), "psnr_db": psnr} for groups, (bpp, psnr) in enumerate(means)]
 
 
 def draw(curves: dict[str, list[dict[str, float]]], target: Path) -> None:
