@@ -51,3 +51,18 @@ def test_fuzz_finds_no_defect(tmp_path):
 def test_fuzz_cases_are_the_same_every_time(tmp_path):
     first, second = (run(TOOLS / "fuzz.py", "--replay", "unpack:7") for _ in range(2))
     assert first == second
+
+
+def test_odd_files_makes_its_table(pictures, tmp_path):
+    Image.new("RGBA", (9, 5), (200, 10, 10, 128)).save(pictures / "b.png")
+    (pictures / "c.png").write_bytes(b"no picture")
+    output = run(TOOLS / "odd_files.py", "--folder", pictures, "--out", tmp_path / "odd.md")
+    assert output.strip() == "3 files: 2 kept, 0 converted, 1 refused"
+    page = (tmp_path / "odd.md").read_text()
+    assert "| b.png | kept | 9x5 alpha |" in page and "| c.png | refused | | c.png is not a picture" in page
+
+
+def test_memory_measures_processes(pictures, tmp_path):
+    run(TOOLS / "memory.py", "--photographs", pictures, "--megapixels", "0.02", "--strip", "900x20", "--out", tmp_path / "memory.json")
+    rows = json.loads((tmp_path / "memory.json").read_text())["pictures"]
+    assert [row["width"] for row in rows] == [173, 900] and all(50 < row[way]["peak_mib"] < 4096 for row in rows for way in ("encode", "decode"))

@@ -21,7 +21,7 @@ from looc_codec import __version__
 from looc_codec.cli.printing import fail, one_sentence
 from looc_codec.errors import LoocError
 
-COMMANDS = ("compress", "decompress", "info", "verify", "models", "selftest", "train", "report")
+COMMANDS = ("compress", "decompress", "info", "verify", "models", "selftest", "thumbnail", "train", "report")
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
