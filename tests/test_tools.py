@@ -70,3 +70,18 @@ def test_effort_measures_every_effort(pictures, tmp_path):
     costs = [row["cost_percent"] for row in summary]
     assert costs[0] == 0 and costs == sorted(costs, reverse=True)
     assert summary[0]["bd_rate_percent"] == 0
+
+
+def test_odd_files_makes_its_table(pictures, tmp_path):
+    Image.new("RGBA", (9, 5), (200, 10, 10, 128)).save(pictures / "b.png")
+    (pictures / "c.png").write_bytes(b"no picture")
+    output = run(TOOLS / "odd_files.py", "--folder", pictures, "--out", tmp_path / "odd.md")
+    assert output.strip() == "3 files: 2 kept, 0 converted, 1 refused"
+    page = (tmp_path / "odd.md").read_text()
+    assert "| b.png | kept | 9x5 alpha |" in page and "| c.png | refused | | c.png is not a picture" in page
+
+
+def test_memory_measures_processes(pictures, tmp_path):
+    run(TOOLS / "memory.py", "--photographs", pictures, "--megapixels", "0.02", "--strip", "900x20", "--out", tmp_path / "memory.json")
+    rows = json.loads((tmp_path / "memory.json").read_text())["pictures"]
+    assert [row["width"] for row in rows] == [173, 900] and all(50 < row[way]["peak_mib"] < 4096 for row in rows for way in ("encode", "decode"))

@@ -21,7 +21,9 @@ from looc_codec import __version__
 from looc_codec.cli.printing import fail, one_sentence
 from looc_codec.errors import LoocError
 
-COMMANDS = ("compress", "decompress", "info", "verify", "truncate", "models", "selftest", "train", "reproduce", "report")
+COMMANDS = (
+    "compress", "decompress", "info", "verify", "truncate", "thumbnail", "models", "selftest", "train", "reproduce", "report",
+)  # fmt: skip
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
