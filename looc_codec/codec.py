@@ -34,7 +34,7 @@ ENCODER_LAMBDA = 0.7 * HIGH_RATE_LAMBDA
 """Weight of bits in the encoder's choice of codes: 0.8% fewer bits at equal PSNR than the high-rate value (measured on 8
 validation pictures; 0.5, 0.65, 0.8, 1.25 times it give -0.6, -0.8, -0.6, +1.1%). Decoders do not know it."""
 EFFORT_ROUNDS = (0, 1, 3, 8)
-"""Rounds of refinement of each effort; docs/EXPERIMENTS.md, section 3, has what they gain and cost."""
+"""Rounds of refinement of each effort; docs/EXPERIMENTS.md, section 4, has what they gain and cost."""
 TILE_POSITIONS = 64
 """Latent positions along a tile's side (1024 pixels); bounds the memory of the transforms."""
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 
 import numpy as np
@@ -219,15 +222,24 @@ def test_closed_pipe_is_quiet(foreign_file):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def waiting_bytes(pipe) -> int:
+    """Bytes in a pipe that its reader has not taken yet."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 def test_interrupt_exits_with_130():
     process = subprocess.Popen(
         [sys.executable, "-m", "looc_codec", "info", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         # A shell's background job ignores SIGINT and so would its children; a person's terminal does not.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    # Waits on its standard input once it has answered the first bytes' arrival; give the interpreter time to get there.
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(timeout=1.5)
+    # However slowly it starts: once it has taken these bytes off the pipe it waits for more inside the command.
+    process.stdin.write(b"LOOC")
+    process.stdin.flush()
+    deadline = time.monotonic() + 60
+    while waiting_bytes(process.stdin) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not waiting_bytes(process.stdin)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from looc_codec.config import LoocConfig
-from looc_codec.data import PictureStore
+from looc_codec.data import PictureStore, load_pictures
 from looc_codec.datasets import training_pictures
 from looc_codec.errors import ImageError, ModelError
 from looc_codec.model import LoocModel, load_model, save_model
