@@ -320,8 +320,8 @@ def decoded_checksum(fields: Fields, model) -> int:
     recorded: list[codec.CodeChecksum] = []
 
     class Recording(codec.CodeChecksum):
-        def __init__(self) -> None:
-            super().__init__()
+        def __init__(self, *arguments: int) -> None:
+            super().__init__(*arguments)
             recorded.append(self)
 
     if not 1 <= fields.quality <= 100 or not 0 < fields.width * fields.height <= MAX_PIXELS:
