@@ -56,12 +56,14 @@ def test_a_sound_installation_passes(installed, one_variant):
     assert "6 of 6 files with equal codes" in checks[3]["detail"] and "6 of 6 decode here" in checks[4]["detail"]
 
 
-def test_people_get_a_line_for_each_check(installed, one_variant):
+def test_people_get_a_line_for_each_check(installed, monkeypatch):
+    monkeypatch.setattr(selftest, "check_exactness", lambda model: iter([selftest.Check("exactness", "here", False, "it differs")]))
     result = CliRunner().invoke(app, ["selftest", "--model", "tiny"])
-    assert result.exit_code == 0 and result.stdout.splitlines()[-1] == "5 checks passed, 0 failed"
+    assert result.exit_code == 1 and result.stdout.splitlines()[-1] == "2 checks passed, 1 failed"
+    assert result.stdout.startswith("ok  model") and "looc: exactness here: it differs" in result.stderr
 
 
-def test_a_damaged_model_fails(installed, one_variant):
+def test_a_damaged_model_fails(installed):
     path = next(installed.glob("*.safetensors"))
     data = bytearray(path.read_bytes())
     name = b'"core.codebook.frequencies":'

@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--megapixels", type=lambda text: [float(part) for part in text.split(",")], default=[12, 24, 100])
     parser.add_argument("--strip", type=lambda text: tuple(map(int, text.split("x"))), default=STRIP, metavar="WIDTHxHEIGHT")
     parser.add_argument("--quality", type=int, default=50)
-    parser.add_argument("--out", type=Path, help="write the figures as JSON here")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON here; those of other sizes of the same quality are kept")
     parser.add_argument("--make", nargs=3, metavar=("WIDTH", "HEIGHT", "PATH"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.make:
@@ -83,7 +83,11 @@ def main() -> None:
         make(arguments.photographs, int(width), int(height), Path(path))
         return
     sizes = [(round((size * 1.5e6) ** 0.5), round((size / 1.5 * 1e6) ** 0.5)) for size in arguments.megapixels] + [arguments.strip]
-    rows = []
+    report: dict = {"quality": arguments.quality, "cores": os.cpu_count(), "pictures": []}
+    if arguments.out and arguments.out.exists():
+        earlier = json.loads(arguments.out.read_text())
+        if (earlier["quality"], earlier["cores"]) == (report["quality"], report["cores"]):
+            report = earlier
     with tempfile.TemporaryDirectory() as folder:
         for width, height in sizes:
             picture, packed, restored = (str(Path(folder) / name) for name in ("a.jpg", "a.looc", "a.png"))
@@ -92,13 +96,15 @@ def main() -> None:
             row["encode"] = measured(["-m", "looc_codec", "compress", picture, "-o", packed, "-f", "-q", str(arguments.quality)])
             row["decode"] = measured(["-m", "looc_codec", "decompress", packed, "-o", restored, "-f"])
             row["bpp"] = round(8 * os.path.getsize(packed) / (width * height), 3)
-            rows.append(row)
+            row["load_average"] = round(os.getloadavg()[1], 1)
+            others = [other for other in report["pictures"] if (other["width"], other["height"]) != (width, height)]
+            report["pictures"] = sorted([*others, row], key=lambda entry: entry["megapixels"])
+            # After each size, so that a run that is stopped keeps what it has.
+            if arguments.out:
+                arguments.out.parent.mkdir(parents=True, exist_ok=True)
+                arguments.out.write_text(json.dumps(report, indent=1) + "\n")
             print(f"{width}x{height}: encode {row['encode']['peak_mib']} MiB, {row['encode']['seconds']} s;"
                   f" decode {row['decode']['peak_mib']} MiB, {row['decode']['seconds']} s; {row['bpp']} bpp", flush=True)
-    report = {"quality": arguments.quality, "cores": os.cpu_count(), "load_average": [round(value, 1) for value in os.getloadavg()], "pictures": rows}
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
