@@ -49,7 +49,7 @@ TINY_WEIGHTS = GOLDEN / "looc-golden.safetensors"
 MAX_PIXELS = 2**16
 """The decoders' pixel limit here, as with --max-pixels: files are small, and so is what they may claim."""
 LONGEST_SECONDS = 2.0
-CASES = {"info": 60_000, "unpack": 60_000, "pillow": 30_000, "decompress": 20_000, "verify": 8_000, "metadata": 20_000, "weights": 3_000, "photo": 2_000}
+CASES = {"info": 60_000, "unpack": 60_000, "pillow": 30_000, "decompress": 20_000, "preview": 8_000, "verify": 8_000, "metadata": 20_000, "weights": 3_000, "photo": 2_000}
 EXTREMES = (0, 1, 2, 15, 16, 17, 127, 128, 255, 256, 16383, 16384, 2**16 - 1, 2**16, 2**21, 2**30 - 1, 2**30, 2**31 - 1, 2**31, 2**32 - 1, 2**35 - 1)
 
 
@@ -267,7 +267,7 @@ def build_target(name: str) -> Target:
     if name != "photo":
         seeds += [path.read_bytes() for path in sorted(GOLDEN.glob("*.looc"))]
     parsed = [fields_of(data) for data in seeds]
-    decodes = name in ("decompress", "verify", "photo")
+    decodes = name in ("decompress", "preview", "verify", "photo")
 
     def mutate(chance: random.Random) -> bytes:
         index = chance.randrange(len(seeds))
@@ -289,6 +289,10 @@ def build_target(name: str) -> Target:
     def run_decompress(data: bytes, chance: random.Random) -> None:
         codec.decompress(data, model=model, max_pixels=MAX_PIXELS)
 
+    def run_preview(data: bytes, chance: random.Random) -> None:
+        groups = chance.choice((None, 0, 1, 2))
+        codec.decompress(data[: chance.randrange(len(data) + 1)], model=model, max_pixels=MAX_PIXELS, groups=groups, allow_truncated=True)
+
     def run_pillow(data: bytes, chance: random.Random) -> None:
         # A file on disk reads by the length asked for, which a header may claim; bytes in memory do not.
         path.write_bytes(data)
@@ -303,6 +307,8 @@ def build_target(name: str) -> Target:
         return Target(run_info, mutate, (typer.Exit,), seeds)
     if name == "unpack":
         return Target(lambda data, chance: container.unpack(data) and None, mutate, (LoocError,), seeds)
+    if name == "preview":
+        return Target(run_preview, mutate, (LoocError,), seeds)
     if name == "verify":
         return Target(lambda data, chance: codec.verify(data, model=model, max_pixels=MAX_PIXELS), mutate, (LoocError,), seeds)
     if name == "pillow":
