@@ -96,7 +96,7 @@ def stored_codes(out: Path, result: dict[str, Any]) -> dict[str, np.ndarray]:
     """`codes` `(n, p, h', w')` and `codevectors` `(1 or p, K, d)` of a finished row."""
     path = out / "rows" / result["dataset"] / result["row"] / CODES
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(path) as stored:
             return {name: stored[name] for name in ("codes", "codevectors")}
     except (OSError, ValueError, KeyError) as error:
         raise ReproductionError(f"{path} cannot be read ({error}); delete the row's folder and run looc reproduce again") from None
