@@ -359,6 +359,18 @@ class Prior(nn.Module):
             hyper[:, top:bottom] = part[:, top - y0 : bottom - y0]
         return hyper
 
+    @property
+    def hyper_is_off(self) -> bool:
+        """Whether the hyper codes are zero for every picture, which costs a file next to nothing."""
+        last = self.hyper_analysis[-1]
+        return not (last.weight.any() or last.bias.any())
+
+    @torch.no_grad()
+    def switch_off_hyper(self) -> None:
+        last = self.hyper_analysis[-1]
+        last.weight.zero_()
+        last.bias.zero_()
+
     def hyper_features(self, hyper_companded: Tensor, quality_features: Tensor, height: int, width: int) -> Tensor:
         """Companded hyper codes and `(B, W, 1, 1)` integer quality features → `(B, W, h, w)` activations."""
         features = clipped(F.pixel_shuffle(self.hyper_entry(hyper_companded), 2)[:, :, :height, :width])

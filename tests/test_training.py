@@ -12,6 +12,7 @@ from PIL import Image
 from test_codec import photo
 
 from looc_codec import codec
+from looc_codec.container import unpack
 from looc_codec.data import PictureStore, load_pictures
 from looc_codec.errors import ImageError, ModelError
 from looc_codec.model import LoocModel, load_model
@@ -187,3 +188,11 @@ def test_groups_that_are_not_kept_take_the_mean_and_cost_nothing():
 def test_an_unknown_optimizer_is_refused(folder):
     with pytest.raises(ModelError, match="choose soap or adamw"):
         Trainer(LoocModel(tiny_config()), PictureStore(load_pictures(folder, min_side=32)), options(optimizer="sgd"))
+
+
+def test_a_hyper_level_that_is_off_stays_off_and_costs_nothing(folder, tmp_path):
+    assert train(request(folder, tmp_path / "a", hyper=False, options=options(steps=8, prior_only_share=0.0)), silent)
+    model = load_model(tmp_path / "a" / WEIGHTS)
+    assert model.prior.hyper_is_off
+    container = unpack(codec.compress(photo(200, 150, seed=1), quality=90, model=model))
+    assert len(container.segments[0]) <= 8 < len(container.segments[1])

@@ -61,6 +61,7 @@ def train(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only so many pictures.", show_default=False)] = None,
     rate: Annotated[float, typer.Option("--rate", min=0.0, help="Factor on all learning rates.")] = 1.0,
     prior_only: Annotated[float | None, typer.Option("--prior-only", min=0.0, max=1.0, help="Share of the run that trains only the prior.  [default: 0.16, with --init 0]", show_default=False)] = None,
+    hyper: Annotated[bool, typer.Option("--hyper/--no-hyper", help="Hyper codes, or none: they carry under 1% of a file, and without them training is steadier.")] = True,
     optimizer: Annotated[Optimizer, typer.Option("--optimizer", help="soap learns more per minute, adamw needs less memory.")] = Optimizer.soap,
     bf16: Annotated[bool, typer.Option("--bf16/--no-bf16", help="Networks in bfloat16, linear path in float32.")] = True,
     validation: Annotated[Path | None, typer.Option("--validation", metavar="DIR", help="Pictures to watch the loss and draw samples on; never trained on.", show_default=False)] = None,
@@ -89,7 +90,7 @@ def train(
         values["name"] = name
     request = RunRequest(
         data=data, out=out, config=values, options=options, device=device.value, init=init, resume=resume,
-        limit=limit, validation=validation, description=description, dataset=dataset.value,
+        limit=limit, validation=validation, hyper=hyper, description=description, dataset=dataset.value,
     )
     with ExitStack() as stack:
         report = _reporter(stack, options, quiet=quiet, as_json=as_json)

@@ -96,6 +96,9 @@ class Trainer:
         for transform in (model.analysis, model.synthesis):
             transform.to(memory_format=torch.channels_last)
         self.codes = codes
+        if model.prior.hyper_is_off:
+            # The noise of the rate estimate would wake it up again.
+            model.prior.hyper_analysis.requires_grad_(False)
         processes.share(parameter.detach() for parameter in model.parameters())
         groups = self.parameter_groups()
         if options.optimizer == "soap":
