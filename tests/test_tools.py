@@ -85,3 +85,7 @@ def test_memory_measures_processes(pictures, tmp_path):
     run(TOOLS / "memory.py", "--photographs", pictures, "--megapixels", "0.02", "--strip", "900x20", "--out", tmp_path / "memory.json")
     rows = json.loads((tmp_path / "memory.json").read_text())["pictures"]
     assert [row["width"] for row in rows] == [173, 900] and all(50 < row[way]["peak_mib"] < 4096 for row in rows for way in ("encode", "decode"))
+
+
+def test_readme_holds_the_figures_of_the_committed_report():
+    assert run(TOOLS / "readme.py", "--check") == ""

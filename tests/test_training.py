@@ -17,8 +17,9 @@ from looc_codec.data import PictureStore, load_pictures
 from looc_codec.errors import ImageError, ModelError
 from looc_codec.model import LoocModel, load_model
 from looc_codec.training.codes import latent_of, units_of
+from looc_codec.training.grow import grown
 from looc_codec.training.loop import Trainer, TrainOptions
-from looc_codec.training.run import CHECKPOINT, WEIGHTS, RunRequest, grown, train
+from looc_codec.training.run import CHECKPOINT, WEIGHTS, RunRequest, train
 
 
 @pytest.fixture(scope="module")
@@ -152,23 +153,35 @@ def test_missing_data_and_missing_checkpoint_are_one_sentence(folder, tmp_path):
         train(request(folder, tmp_path / "y", resume=True), silent)
 
 
-def test_a_deeper_prior_starts_as_the_same_function():
+@pytest.mark.parametrize("changes", [
+    {"prior_depth": 3}, {"prior_width": 20}, {"synthesis_blocks": (2, 1, 3), "analysis_blocks": (3, 2)}, {"prior_width": 13, "prior_depth": 2, "synthesis_blocks": (1, 2, 1)},
+])  # fmt: skip
+def test_a_grown_model_starts_as_the_same_function_and_learns(changes):
     model = LoocModel(tiny_config())
-    latent, quality = torch.randn(2, 24, 6, 4) * 5, torch.tensor([20.0, 80.0])
-    deeper = grown(model, tiny_config(prior_depth=3, name="deeper"))
+    with torch.no_grad():
+        for parameter in (*model.analysis.parameters(), *model.synthesis.parameters()):
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    pixels, quality = torch.rand(2, 3, 96, 64) * 255, torch.tensor([20.0, 80.0])
+    larger = grown(model, tiny_config(name="larger", **changes))
     results = []
-    for network in (model, deeper):
+    for network in (model, larger):
         torch.manual_seed(0)
-        with torch.no_grad():
-            results.append(network.prior(latent, quality))
-    assert deeper.name == "deeper" and len(deeper.prior.integer_layers()) > len(model.prior.integer_layers())
+        latent = network.analysis(pixels, quality)
+        result = network.prior(latent, quality)
+        results.append(result | {"pixels": network.synthesis(result["latent_hat"], quality)})
+    assert larger.name == "larger" and sum(p.numel() for p in larger.parameters()) > sum(p.numel() for p in model.parameters())
     for key, value in results[0].items():
-        assert torch.equal(value, results[1][key]), key
+        torch.testing.assert_close(value, results[1][key], rtol=0, atol=1e-3, msg=key)
+    (results[1]["bits"].sum() + results[1]["pixels"].square().mean()).backward()
+    shapes = {name: value.shape for name, value in model.named_parameters()}
+    added = [name for name, value in larger.named_parameters() if shapes.get(name) != value.shape]
+    assert added and any(dict(larger.named_parameters())[name].grad.abs().sum() > 0 for name in added)
 
 
-def test_growing_to_another_width_is_refused():
+@pytest.mark.parametrize("changes", [{"prior_width": 6}, {"channels": 32, "groups": (4, 8, 20)}, {"synthesis_widths": (16, 12, 12)}])
+def test_a_model_grows_in_no_other_way(changes):
     with pytest.raises(ModelError, match="train it from the start"):
-        grown(LoocModel(tiny_config()), tiny_config(prior_width=16))
+        grown(LoocModel(tiny_config()), tiny_config(**changes))
 
 
 def test_groups_that_are_not_kept_take_the_mean_and_cost_nothing():

@@ -16,6 +16,7 @@ from looc_codec.errors import ImageError, ModelError
 from looc_codec.model import LoocModel, load_model, save_model
 from looc_codec.training.checkpoint import load_checkpoint, read_meta
 from looc_codec.training.codes import CodeFitter
+from looc_codec.training.grow import grown
 from looc_codec.training.loop import Trainer, TrainOptions, measured_channel_order, start_scales_from_data
 from looc_codec.training.parallel import Processes, join, leave
 from looc_codec.training.validation import centre_crops
@@ -67,26 +68,6 @@ def starting_model(request: RunRequest, store: PictureStore) -> LoocModel:
         return model
     model = model_of(request.init)
     return grown(model, LoocConfig.from_dict(model.config.to_dict() | request.config))
-
-
-def grown(model: LoocModel, config: LoocConfig) -> LoocModel:
-    """The same function under another configuration: a new name or version, or a deeper prior whose added layers start
-    as the identity. Raises ModelError for any other difference in size."""
-    if config == model.config:
-        return model
-    new, old = LoocModel(config), dict(model.named_parameters())
-    with torch.no_grad():
-        for name, parameter in new.named_parameters():
-            if name in old and old[name].shape == parameter.shape:
-                parameter.copy_(old[name])
-            elif name not in old and ".hidden." in name:
-                # Activations are whole numbers of 0..255, so identity and clipping change nothing.
-                parameter.copy_(torch.eye(len(parameter))[:, :, None, None] if name.endswith("weight") else torch.zeros_like(parameter))
-            else:
-                raise ModelError(f"weights cannot be carried over to this configuration: {name} differs in size; train it from the start")
-    if len(old) > len(list(new.parameters())):
-        raise ModelError("weights cannot be carried over to a configuration with fewer layers; train it from the start")
-    return new
 
 
 def model_of(path: Path) -> LoocModel:

@@ -1,0 +1,74 @@
+"""Writes the measured figures into README.md from the committed report, so that nobody copies a number by hand.
+
+    python tools/readme.py [--check]
+
+Everything between `<!-- kodak -->` and `<!-- /kodak -->` is replaced by tables made from docs/results/kodak/results.json.
+`--check` writes nothing and fails when README differs.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from looc_codec.report.codecs import CODECS
+from looc_codec.report.distortion import METRICS
+from looc_codec.report.results import Results, read_results
+from looc_codec.report.summary import READING_RATES_BPP, Summary, bd_table, reading, summarise
+
+BEGIN, END = "<!-- kodak -->\n", "<!-- /kodak -->"
+PEERS = ("jpeg", "webp", "avif")
+
+
+def summary_of(results: Results) -> Summary:
+    """Means over all pictures at each codec's default qualities, as the report has them."""
+    names = [name for name, metric in METRICS.items() if metric.key in results.metrics]
+    qualities = {name: CODECS[name].qualities for name in ("looc", *PEERS)}
+    return summarise(results, [picture["name"] for picture in results.pictures], qualities, names)
+
+
+def rows_to_markdown(rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---|" + "--:|" * (len(rows[0]) - 1), *lines[1:]]) + "\n"
+
+
+def figures(summary: Summary) -> str:
+    """PSNR at fixed rates, BD-rates of looc against each peer, rate and PSNR of each quality."""
+    curves = summary.curves["psnr_db"]
+    readings = [["PSNR dB at bits per pixel", *(f"{rate:g}" for rate in READING_RATES_BPP)]]
+    for name in ("looc", *PEERS):
+        values = [reading(curves[name], rate) for rate in READING_RATES_BPP]
+        label = f"**{curves[name].label}**" if name == "looc" else curves[name].label
+        readings.append([label, *("-" if value is None else f"{value:.2f}" for value in values)])
+    rates = [["bits at equal quality (BD-rate)", *(summary.labels[peer] for peer in PEERS)]]
+    for metric in METRICS.values():
+        if metric.key in summary.curves:
+            table = bd_table(summary, metric.key)["looc"]
+            cells = [f"{table[peer][0].value:+.1f}%" if table[peer][0].value is not None else table[peer][0].word for peer in PEERS]
+            rates.append([metric.label, *(f"**{cell}**" if metric.key == "psnr_db" and cell.startswith("-") else cell for cell in cells)])
+    points = curves["looc"].points
+    qualities = [
+        ["quality", *(str(point.quality) for point in points)],
+        ["bpp", *(f"{point.bpp:.3f}" for point in points)],
+        ["PSNR dB", *(f"{point.value:.2f}" for point in points)],
+    ]
+    return "\n".join(rows_to_markdown(rows) for rows in (readings, rates, qualities))
+
+
+def filled(readme: str, results: Results) -> str:
+    """README with the tables of these results between its markers."""
+    before, rest = readme.split(BEGIN)
+    return before + BEGIN + figures(summary_of(results)) + END + rest.split(END)[1]
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    old = path.read_text(encoding="utf-8")
+    new = filled(old, read_results(ROOT / "docs" / "results" / "kodak" / "results.json"))
+    if "--check" in sys.argv[1:]:
+        sys.exit(0 if new == old else "README.md does not hold the figures of docs/results/kodak; run tools/readme.py")
+    path.write_text(new, encoding="utf-8")
+    print(f"{path}: {'as it was' if new == old else 'updated'}")
