@@ -123,10 +123,14 @@ class IntegerConv2d(nn.Module):
             weight, bias = self.scaled()
             self.frozen = (weight.contiguous(memory_format=torch.channels_last), bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, h, w)` whole numbers → whole numbers, before any clipping."""
+    def forward(self, x: Tensor, lattice: Lattice | None = None) -> Tensor:
+        """`(B, C, h, w)` whole numbers → whole numbers at all positions or those of a lattice, before any clipping."""
         weight, bias = self.frozen or self.scaled()
-        return round_half_up(F.conv2d(x, weight, bias, padding=self.kernel // 2 * self.dilation, dilation=self.dilation))
+        reach = self.kernel // 2 * self.dilation
+        if lattice is None:
+            return round_half_up(F.conv2d(x, weight, bias, padding=reach, dilation=self.dilation))
+        x = F.pad(x, (reach,) * 4)[:, :, lattice.row :, lattice.column :]
+        return round_half_up(F.conv2d(x, weight, bias, stride=lattice.stride, dilation=self.dilation))
 
     def export(self, prefix: str) -> dict[str, Tensor]:
         """int8 weights, int32 biases, int8 exponents; raises ModelError when a sum could reach 2^24."""
@@ -181,8 +185,8 @@ class StepNet(nn.Module):
             self.mean.weight.mul_(0.1)
             self.log_scale.weight.mul_(0.1)
 
-    def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        features = clipped(self.entry(context))
+    def forward(self, context: Tensor, lattice: Lattice | None = None) -> tuple[Tensor, Tensor]:
+        features = clipped(self.entry(context, lattice))
         for layer in self.hidden:
             features = clipped(layer(features))
         # Means and log scales have more digits than bfloat16 keeps.
@@ -192,14 +196,31 @@ class StepNet(nn.Module):
 
 
 @dataclass(frozen=True)
+class Lattice:
+    """Every `stride`-th position of every `stride`-th row, from (`row`, `column`) on."""
+
+    row: int
+    column: int
+    stride: int
+
+    def of(self, grid: Tensor) -> Tensor:
+        """The lattice's positions of `(..., h, w)`, as a view."""
+        return grid[..., self.row :: self.stride, self.column :: self.stride]
+
+    def below(self, top: int) -> Lattice:
+        """The same positions in the part of the grid that begins at row `top`."""
+        return Lattice((self.row - top) % self.stride, self.column, self.stride)
+
+
+@dataclass(frozen=True)
 class Level:
     """One level of a group's coding order: which positions, and where their four nearest known neighbours lie.
 
-    `belongs(row, column)` works on index tensors; `neighbours` are (row, column) offsets, none for a first level.
-    `dilation` spreads the network's 3x3 window so that it meets the known positions.
+    `neighbours` are (row, column) offsets, none for a first level. `dilation` spreads the network's 3x3 window so that
+    it meets the known positions.
     """
 
-    belongs: Callable[[Tensor, Tensor], Tensor]
+    lattices: tuple[Lattice, ...]
     neighbours: tuple[tuple[int, int], ...] = ()
     dilation: int = 1
 
@@ -213,15 +234,15 @@ def axial(distance: int) -> tuple[tuple[int, int], ...]:
 
 
 CHECKERBOARD = (
-    Level(lambda row, column: (row + column) % 2 == 0),
-    Level(lambda row, column: (row + column) % 2 == 1, axial(1)),
+    Level((Lattice(0, 0, 2), Lattice(1, 1, 2))),
+    Level((Lattice(0, 1, 2), Lattice(1, 0, 2)), axial(1)),
 )
 PYRAMID = (
-    Level(lambda row, column: (row % 4 == 0) & (column % 4 == 0)),
-    Level(lambda row, column: (row % 4 == 2) & (column % 4 == 2), diagonal(2), 2),
-    Level(lambda row, column: (row % 2 == 0) & (column % 2 == 0) & ((row + column) % 4 == 2), axial(2), 2),
-    Level(lambda row, column: (row % 2 == 1) & (column % 2 == 1), diagonal(1)),
-    Level(lambda row, column: (row + column) % 2 == 1, axial(1)),
+    Level((Lattice(0, 0, 4),)),
+    Level((Lattice(2, 2, 4),), diagonal(2), 2),
+    Level((Lattice(0, 2, 4), Lattice(2, 0, 4)), axial(2), 2),
+    Level((Lattice(1, 1, 2),), diagonal(1)),
+    Level((Lattice(0, 1, 2), Lattice(1, 0, 2)), axial(1)),
 )
 
 
@@ -231,9 +252,13 @@ def levels_of_group(index: int) -> tuple[Level, ...]:
 
 def level_masks(levels: tuple[Level, ...], height: int, width: int, device: torch.device | str = "cpu") -> list[Tensor]:
     """Positions of each level: `(h, w)` bool; together they cover the grid once."""
-    rows = torch.arange(height, device=device)[:, None].expand(height, width)
-    columns = torch.arange(width, device=device)[None].expand(height, width)
-    return [level.belongs(rows, columns) for level in levels]
+    masks = []
+    for level in levels:
+        mask = torch.zeros(height, width, dtype=torch.bool, device=device)
+        for lattice in level.lattices:
+            lattice.of(mask)[:] = True
+        masks.append(mask)
+    return masks
 
 
 class NeighbourMean(nn.Module):
@@ -251,16 +276,19 @@ class NeighbourMean(nn.Module):
     def integers(self) -> Tensor:
         return round_half_up(self.weight * 2**NEIGHBOUR_BITS).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
 
-    def forward(self, known: Tensor) -> Tensor:
-        """`known` `(B, C, h, w)` integer latents, zero where not known yet → integer means (1/16 steps)."""
+    def forward(self, known: Tensor, lattice: Lattice | None = None) -> Tensor:
+        """`known` `(B, C, h, w)` integer latents, zero where not known yet → integer means (1/16 steps) at all positions
+        or those of a lattice."""
         height, width = known.shape[2:]
         reach = max(max(abs(row), abs(column)) for row, column in self.offsets)
         weight = self.integers()[:, :, None, None]
         padded = F.pad(known, (reach,) * 4)
-        total = sum(
-            weight[:, index] * padded[:, :, reach + row : reach + row + height, reach + column : reach + column + width]
-            for index, (row, column) in enumerate(self.offsets)
-        )
+
+        def moved(row: int, column: int) -> Tensor:
+            part = padded[:, :, reach + row : reach + row + height, reach + column : reach + column + width]
+            return part if lattice is None else lattice.of(part)
+
+        total = sum(weight[:, index] * moved(*offset) for index, offset in enumerate(self.offsets))
         return round_half_up(total * 2.0**-NEIGHBOUR_BITS)
 
 
@@ -376,17 +404,18 @@ class Prior(nn.Module):
         features = clipped(F.pixel_shuffle(self.hyper_entry(hyper_companded), 2)[:, :, :height, :width])
         return clipped(self.hyper_fine(features) + quality_features)
 
-    def step(self, group: int, level: int, context: Tensor, group_hat: Tensor, companded: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def step(self, group: int, level: int, context: Tensor, group_hat: Tensor, companded: Tensor | None = None, lattice: Lattice | None = None) -> tuple[Tensor, Tensor]:
         """Mean (1/16 steps) and log scale (1/32, without the quality's base) of one level of a group.
 
         `context` holds hyper features and earlier groups, `group_hat` what is known of this group (integer latents,
-        zero elsewhere); `companded` is the same companded, computed here where it is not given.
+        zero elsewhere); `companded` is the same companded, computed here where it is not given. At all positions, of
+        which only the level's mean anything, or at those of a lattice.
         """
         if level == 0:
-            return self.nets[group][0](context)
+            return self.nets[group][0](context, lattice)
         own = compand(group_hat) if companded is None else companded
-        mean, log_scale = self.nets[group][level](torch.cat([context, own.to(context.dtype)], 1))
-        return mean + self.neighbours[group][level - 1](group_hat), log_scale
+        mean, log_scale = self.nets[group][level](torch.cat([context, own.to(context.dtype)], 1), lattice)
+        return mean + self.neighbours[group][level - 1](group_hat, lattice), log_scale
 
     # --- training -------------------------------------------------------------------------------------------------
 
@@ -485,7 +514,8 @@ class Prior(nn.Module):
         before = 0
         for index, group in enumerate(config.groups):
             channels, end, units = slice(before, before + group), before + group, group // dim
-            for number, mask in enumerate(level_masks(levels_of_group(index), height, width)):
+            levels = levels_of_group(index)
+            for number, (level, mask) in enumerate(zip(levels, level_masks(levels, height, width), strict=True)):
                 positions = mask.flatten().nonzero().flatten()
                 if not len(positions):
                     continue
@@ -498,8 +528,11 @@ class Prior(nn.Module):
                         continue
                     y0, y1 = max(0, top - STEP_HALO), min(height, bottom + STEP_HALO)
                     context = torch.cat([features[:, y0:y1].float(), known[:before, y0:y1].float()])[None].contiguous(memory_format=torch.channels_last)
-                    own = known[channels, y0:y1].float()[None]
-                    mean, log_scale = self.step(index, number, context, latent_grid[channels, y0:y1].float()[None], own)
+                    own, own_latent = known[channels, y0:y1].float()[None], latent_grid[channels, y0:y1].float()[None]
+                    mean, log_scale = torch.zeros(2, group, y1 - y0, width)
+                    for lattice in (lattice.below(y0) for lattice in level.lattices):
+                        if lattice.row < y1 - y0 and lattice.column < width:
+                            lattice.of(mean)[:], lattice.of(log_scale)[:] = (value[0] for value in self.step(index, number, context, own_latent, own, lattice))
                     log_scale = log_scale + base[channels]
                     local = CodingStep(1 + index, False, slice(0, group), positions[start:stop] - y0 * width)
                     rows[:, start:stop] = unit_classes(local.units(log_scale.view(group, -1), dim), config).view(units, -1)
