@@ -46,7 +46,7 @@ class LoocConfig:
     prior_width: int = 80
     prior_depth: int = 1
     scale_classes: int = 48
-    ratio_classes: int = 5
+    ratio_classes: int = 9
     analysis_widths: tuple[int, int] = (192, 64)
     analysis_blocks: tuple[int, int] = (2, 1)
     synthesis_widths: tuple[int, int, int] = (192, 96, 64)

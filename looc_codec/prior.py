@@ -53,7 +53,8 @@ ANALYSIS_HALO = 4
 SCALE_LOG_LOW = -192
 """Sum of two log scales (1/32 each) below which a unit falls into class 0: mean log scale -3.0."""
 SCALE_LOG_WIDTH = 9
-RATIO_LOG_WIDTH = 22
+RATIO_LOG_SPAN = 110
+"""Width of all ratio classes together: a ratio class is 110 // ratio_classes wide, and the outer ones are open."""
 
 
 def round_half_up(x: Tensor) -> Tensor:
@@ -331,7 +332,8 @@ def unit_classes(log_scale: Tensor, config: LoocConfig) -> Tensor:
         return mean_class
     half = config.ratio_classes // 2
     difference = log_scale[:, 0] - log_scale[:, 1]
-    ratio = torch.div(difference + RATIO_LOG_WIDTH // 2, RATIO_LOG_WIDTH, rounding_mode="floor").clamp(-half, half)
+    width = RATIO_LOG_SPAN // config.ratio_classes
+    ratio = torch.div(difference + width // 2, width, rounding_mode="floor").clamp(-half, half)
     return mean_class * config.ratio_classes + ratio + half
 
 

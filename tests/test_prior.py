@@ -98,8 +98,8 @@ def test_unit_classes_cover_all_rows_and_depend_on_size_and_ratio():
     low = unit_classes(torch.tensor([[-500.0, -500.0]]), config)
     high = unit_classes(torch.tensor([[500.0, 500.0]]), config)
     assert low == config.ratio_classes // 2 and high == config.latent_classes - 1 - config.ratio_classes // 2
-    left, right = unit_classes(torch.tensor([[40.0, -40.0], [-40.0, 40.0]]), config)
-    assert left - right == 4
+    left, right = unit_classes(torch.tensor([[60.0, -60.0], [-60.0, 60.0]]), config)
+    assert left - right == config.ratio_classes - 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (3, 2), (7, 5)])

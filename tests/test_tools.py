@@ -89,3 +89,9 @@ def test_memory_measures_processes(pictures, tmp_path):
 
 def test_readme_holds_the_figures_of_the_committed_report():
     assert run(TOOLS / "readme.py", "--check") == ""
+
+
+def test_codebook_search_codes_with_other_books(pictures, tmp_path):
+    run(TOOLS / "codebook_search.py", "--train", pictures, "--images", pictures, "--books", "1x256,2x1024", "--qualities", "20,60", "--batches", "1", "--out", tmp_path / "books.json")
+    books = json.loads((tmp_path / "books.json").read_text())["books"]
+    assert [book["dim"] for book in books] == [1, 2] and all(len(book["points"]) == 2 for book in books)

@@ -12,8 +12,10 @@ from looc_codec.errors import ModelError
 from looc_codec.model import LoocModel
 from looc_codec.prior import Prior
 
-GROWING = ("name", "version", "prior_depth", "prior_width", "analysis_blocks", "synthesis_blocks")
-"""Fields of the configuration that may differ; numbers only upwards."""
+GROWING = ("prior_depth", "prior_width", "analysis_blocks", "synthesis_blocks")
+"""Sizes that may become larger."""
+FREE = ("name", "version", "codebook_size", "ratio_classes")
+"""Fields that no trained parameter depends on; the codebook and its tables are fitted anew at the end of every run."""
 
 
 def grown(model: LoocModel, config: LoocConfig) -> LoocModel:
@@ -26,7 +28,7 @@ def grown(model: LoocModel, config: LoocConfig) -> LoocModel:
     old_fields, new_fields = model.config.to_dict(), config.to_dict()
     for name, old in old_fields.items():
         new = new_fields[name]
-        if old != new and (name not in GROWING or isinstance(new, (int, tuple)) and name != "version" and not _at_least(new, old)):
+        if old != new and name not in FREE and (name not in GROWING or not _at_least(new, old)):
             raise ModelError(f"weights cannot be carried over to this configuration: {name} differs ({old}, {new}); train it from the start")
     if config == model.config:
         return model

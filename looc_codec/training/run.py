@@ -25,6 +25,8 @@ CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 FIT_BATCHES = 60
 """Batches of 8 crops of 192 x 192 gathered for a fit of the codebook: 9 million units at d* = 2."""
+COUNT_BATCHES = 180
+"""Further batches counted for the tables of an export."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +89,17 @@ def model_of(path: Path) -> LoocModel:
     return model
 
 
-def fit_codes(model: LoocModel, store: PictureStore, device: str, report: Report, processes: Processes = Processes(), *, batches: int = FIT_BATCHES, crop: int = 192, rounds: int = 6) -> CodeFitter:
-    """Fits the shared codebook and tables to a model: plain rounding first, then its own codes."""
+def fit_codes(model: LoocModel, store: PictureStore, device: str, report: Report, processes: Processes = Processes(), *, batches: int = FIT_BATCHES, crop: int = 192, rounds: int = 6, more: int = 0) -> CodeFitter:
+    """Fits the shared codebook and tables to a model: plain rounding first, then its own codes, then counts of `more` batches."""
     fitter = CodeFitter(model, device, processes=processes)
     generator = torch.Generator(device).manual_seed(3)
+    crop = min(crop, store.smallest // 16 * 16)
     for number, part in enumerate((batches // 3, batches)):
-        units, rows = fitter.gather(store, generator, max(1, part), crop=min(crop, store.smallest // 16 * 16),
+        units, rows = fitter.gather(store, generator, max(1, part), crop=crop,
                                     report=lambda index, number=number, part=part: report("fitting", {"round": number, "batch": index, "batches": part}))
         fitter.fit(units, rows, rounds)
+    if more:
+        fitter.count_more(store, generator, more, crop, lambda index: report("fitting", {"round": 2, "batch": index, "batches": more}))
     if processes.count > 1:
         fitter.restore(processes.share_state(fitter.state()))
     return fitter
@@ -159,7 +164,7 @@ def train_stage(request: RunRequest, report: Report, processes: Processes) -> bo
         return False
     if processes.first:
         trainer.take(trainer.ema)
-        codes = fit_codes(model, store, request.device, report)
+        codes = fit_codes(model, store, request.device, report, more=COUNT_BATCHES)
         exported = export_weights(model, request.out / WEIGHTS, request.description)
         report("done", {"weights": str(request.out / WEIGHTS), "fingerprint": exported.fingerprint.hex(), "bits_per_unit": codes.bits_per_unit})
     return True
