@@ -382,7 +382,9 @@ class Prior(nn.Module):
         """`analyse_hyper` of one latent `(d, h, w)` → `(dz, ceil(h/2), ceil(w/2))`, strip by strip."""
         height, width = latent.shape[1:]
         hyper_height = (height + 1) // 2
-        hyper = torch.empty(self.config.hyper_channels, hyper_height, (width + 1) // 2)
+        hyper = torch.zeros(self.config.hyper_channels, hyper_height, (width + 1) // 2)
+        if self.hyper_is_off:
+            return hyper
         for top, bottom in row_strips(hyper_height, 2 * width):
             y0, y1 = max(0, top - ANALYSIS_HALO), min(hyper_height, bottom + ANALYSIS_HALO)
             part = self.analyse_hyper(latent[None, :, 2 * y0 : 2 * y1])[0]
