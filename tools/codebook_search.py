@@ -76,6 +76,7 @@ def main() -> None:
         parser.error("give a folder of .png files and two qualities or more")
     store = PictureStore(load_pictures(arguments.train, min_side=64, limit=arguments.train_limit), "cpu")
     model = model_of(arguments.weights)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     books, anchor = [], None
     for text in arguments.books.split(","):
         dim, size = map(int, text.split("x"))
@@ -89,8 +90,8 @@ def main() -> None:
         books.append({"dim": dim, "size": size, "bd_rate_percent": rate, "table_rows": len(tables), "table_entries": tables.numel(),
                       "cpu_seconds": round(time.process_time() - started, 1), "points": points})
         print(f"d* = {dim}, K = {size}: {rate:+.2f}% against the first, {len(tables)} table rows", flush=True)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({"qualities": arguments.qualities, "pictures": [path.name for path in paths], "books": books}, indent=1) + "\n")
+        # After every book, because some take minutes.
+        arguments.out.write_text(json.dumps({"qualities": arguments.qualities, "pictures": [path.name for path in paths], "books": books}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from looc_codec.reproduction.vqvae import SMALL_LATENT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
 MOSAIC_SIDE = 16
 """Pictures along each side of the mosaic that file formats compress: headers of a file for each would drown the rate."""
@@ -199,13 +200,14 @@ def rate_figure(results: Sequence[dict[str, Any]], codecs: dict[str, list[dict[s
     Crosses are the paper's printed figures (its protocol) at the rate that it counts.
     """
     figure, axes = _figure(f"{title}: rate against PSNR", "bits per pixel", "PSNR, dB (clean)")
+    labels: list[Annotation] = []
     for result in results:
         row, psnr, rates = parse_row(result["row"]), result["quality"]["clean"]["PSNR"], result["rates"]
         coded = min(rates["static"]["bpp"], rates["conditional"]["bpp"])
         axes.plot([rates["uniform"]["bpp"], coded], [psnr, psnr], color=COLOURS[row.method], linewidth=0.8)
         axes.plot(rates["uniform"]["bpp"], psnr, "o", markerfacecolor="none", color=COLOURS[row.method], markersize=5)
         axes.plot(coded, psnr, "o", color=COLOURS[row.method], markersize=6)
-        axes.annotate(result["label"], (coded, psnr), textcoords="offset points", xytext=(4, 4), fontsize=7)
+        labels.append(axes.annotate(result["label"], (coded, psnr), textcoords="offset points", xytext=(4, 4), fontsize=7))
     for (label, points), colour in zip(codecs.items(), FILE_COLOURS.values(), strict=False):
         axes.plot([point["bpp"] for point in points], [point["psnr_db"] for point in points], "-s", markersize=3, color=colour, label=f"{label}, mosaic")
     printed = printed_points(results[0]["dataset"])
@@ -214,7 +216,21 @@ def rate_figure(results: Sequence[dict[str, Any]], codecs: dict[str, list[dict[s
     axes.plot([], [], "o", color="black", label="entropy-coded")
     axes.plot([], [], "o", color="black", markerfacecolor="none", label="uniform bits")
     axes.legend(fontsize=8)
+    _spread(figure, labels)
     return figure
+
+
+def _spread(figure: Figure, labels: Sequence[Annotation]) -> None:
+    """Moves labels up or down, a line at a time, until none covers another."""
+    figure.canvas.draw()
+    placed: list[Any] = []
+    for label in sorted(labels, key=lambda label: label.xy):
+        for points in (4, -11, 13, -20, 22, -29, 31):
+            label.set_position((4, points))
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in placed):
+                break
+        placed.append(box)
 
 
 def size_figure(results: Sequence[dict[str, Any]], title: str) -> Figure:
