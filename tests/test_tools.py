@@ -91,14 +91,18 @@ def test_readme_holds_the_figures_of_the_committed_report():
     assert run(TOOLS / "readme.py", "--check") == ""
 
 
-def test_codebook_search_codes_with_other_books(pictures, tmp_path):
+def test_codebook_search_codes_with_other_books(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.fromarray(photo(120, 80)).save(pictures / "a.png")
     run(TOOLS / "codebook_search.py", "--train", pictures, "--images", pictures, "--books", "1x256,2x1024", "--qualities", "20,60", "--batches", "1", "--out", tmp_path / "books.json")
     books = json.loads((tmp_path / "books.json").read_text())["books"]
     assert [book["dim"] for book in books] == [1, 2] and all(len(book["points"]) == 2 for book in books)
 
 
-def test_curve_check_counts_codes_and_compares_rates(pictures, tmp_path):
-    run(TOOLS / "curve_check.py", "--images", pictures, "--step", "33", "--out", tmp_path / "check.json")
+def test_curve_check_counts_codes_and_compares_rates(tmp_path):
+    Image.fromarray(photo(120, 80)).save(tmp_path / "a.png")
+    run(TOOLS / "curve_check.py", "--images", tmp_path, "--step", "33", "--out", tmp_path / "check.json")
     check = json.loads((tmp_path / "check.json").read_text())
     assert check["qualities"] == 4 and 10 < check["codevectors_used"] <= check["codevectors"]
     assert check["dominated_mean"] == 0 and abs(check["real_against_promised_percent"]) < 5
