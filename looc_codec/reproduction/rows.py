@@ -184,5 +184,8 @@ def rows_of(table: str, dataset: str) -> list[Row]:
 
 
 def printed_row(table: str, dataset: str, row: Row) -> PaperRow | None:
-    """The printed row that a row of ours stands for."""
-    return next((printed for printed in paper_rows(table) if printed.dataset == PAPER_NAMES.get(dataset) and printed.fits(row)), None)
+    """The printed row that a row of ours stands for: that of the table, else of another one on the same small data set,
+    which the paper trains alike."""
+    tables = [table, *(other for other in SMALL_TABLES if other != table)] if table in SMALL_TABLES else [table]
+    printed = (printed for name in tables for printed in paper_rows(name))
+    return next((found for found in printed if found.dataset == PAPER_NAMES.get(dataset) and found.fits(row)), None)

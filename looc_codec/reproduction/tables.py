@@ -149,7 +149,8 @@ def _notes(table: str, dataset: str, own: Sequence[dict[str, Any]]) -> list[str]
     notes = [f"{metric}: {reason}." for metric, reason in own[0]["missing"].items()]
     for result in own:
         printed = printed_row(table, dataset, parse_row(result["row"]))
-        notes += [f"{result['label']}: {words}." for words in (result["note"], "" if printed is None else printed.note) if words]
+        elsewhere = "" if printed is None or printed.table == table else f"its printed figures are those of table {printed.table}"
+        notes += [f"{result['label']}: {words}." for words in (result["note"], "" if printed is None else printed.note, elsewhere) if words]
     trained = {(row.method, row.size, row.dim) for result in own for row in [printed_row(table, dataset, parse_row(result["row"]))] if row is not None}
     left_out = [row for row in paper_rows(table) if row.dataset == PAPER_NAMES.get(dataset) and (row.method, row.size, row.dim) not in trained]
     notes += [f"Printed, not trained here: {row.method} {row.size} × {row.dim} ({', '.join(f'{name} {value:g}' for name, value in row.figures.items() if value is not None)})." for row in left_out]
