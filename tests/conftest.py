@@ -8,6 +8,15 @@ import pytest
 import torch
 
 
+@pytest.fixture
+def one_thread():
+    """Gradients of convolutions on two threads differ from run to run in their last bits; on one thread they do not."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def tiny_config(**changes):
     from looc_codec.config import LoocConfig
 

@@ -305,7 +305,7 @@ def test_default_recipe_is_the_papers():
     assert settings_for("imagenet", **plain).adversarial_start == 250_001
 
 
-def test_training_resumes_exactly(data, tmp_path):
+def test_training_resumes_exactly(data, tmp_path, one_thread):
     settings = TrainSettings(epochs=2, batch=16, seed=3)
     pictures, _ = pictures_for("mnist", data, settings)
 

@@ -47,7 +47,7 @@ def state_of(trainer):
     return {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
 
-def test_resume_gives_the_weights_of_an_uninterrupted_run(folder, tmp_path):
+def test_resume_gives_the_weights_of_an_uninterrupted_run(folder, tmp_path, one_thread):
     store = PictureStore(load_pictures(folder, min_side=32))
 
     def trainer():
