@@ -399,6 +399,7 @@ class Prior(nn.Module):
 
     @torch.no_grad()
     def switch_off_hyper(self) -> None:
+        """Makes the hyper codes zero for every picture, from now on (docs/EXPERIMENTS.md, section 5)."""
         last = self.hyper_analysis[-1]
         last.weight.zero_()
         last.bias.zero_()

@@ -154,7 +154,7 @@ def test_missing_data_and_missing_checkpoint_are_one_sentence(folder, tmp_path):
 
 
 @pytest.mark.parametrize("changes", [
-    {"prior_depth": 3}, {"prior_width": 20}, {"synthesis_blocks": (2, 1, 3), "analysis_blocks": (3, 2)}, {"prior_width": 13, "prior_depth": 2, "synthesis_blocks": (1, 2, 1)},
+    {"prior_depth": 3}, {"prior_width": 20}, {"synthesis_blocks": (2, 1, 3), "analysis_blocks": (3, 2)}, {"prior_width": 13, "prior_depth": 2, "synthesis_blocks": (1, 2, 1), "codevector_dim": 1, "ratio_classes": 1},
 ])  # fmt: skip
 def test_a_grown_model_starts_as_the_same_function_and_learns(changes):
     model = LoocModel(tiny_config())

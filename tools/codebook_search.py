@@ -24,14 +24,12 @@ sys.path.insert(0, str(ROOT))
 
 def with_book(model, dim: int, size: int, store, batches: int):
     """The model with a fresh codebook of `size` codevectors of `dim` dimensions, fitted to its residuals."""
-    from looc_codec.model import LoocModel
+    from looc_codec.training.grow import grown
     from looc_codec.training.run import fit_codes
 
-    config = dataclasses.replace(model.config, codevector_dim=dim, codebook_size=size, ratio_classes=model.config.ratio_classes if dim == 2 else 1)
-    other = LoocModel(config)
-    with torch.no_grad():
-        for name, parameter in other.named_parameters():
-            parameter.copy_(dict(model.named_parameters())[name])
+    # The new name makes it another model, also where the book's sizes are the same.
+    ratios = model.config.ratio_classes if dim == 2 else 1
+    other = grown(model, dataclasses.replace(model.config, name="codebook search", codevector_dim=dim, codebook_size=size, ratio_classes=ratios))
     fit_codes(other, store, "cpu", lambda kind, row: None, batches=batches)
     other.freeze_core()
     return other.eval().requires_grad_(False)

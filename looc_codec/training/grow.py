@@ -14,7 +14,7 @@ from looc_codec.prior import Prior
 
 GROWING = ("prior_depth", "prior_width", "analysis_blocks", "synthesis_blocks")
 """Sizes that may become larger."""
-FREE = ("name", "version", "codebook_size", "ratio_classes")
+FREE = ("name", "version", "codevector_dim", "codebook_size", "ratio_classes")
 """Fields that no trained parameter depends on; the codebook and its tables are fitted anew at the end of every run."""
 
 
