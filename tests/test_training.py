@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 
 import numpy as np
 import pytest
@@ -176,6 +177,53 @@ def test_a_grown_model_starts_as_the_same_function_and_learns(changes):
     shapes = {name: value.shape for name, value in model.named_parameters()}
     added = [name for name, value in larger.named_parameters() if shapes.get(name) != value.shape]
     assert added and any(dict(larger.named_parameters())[name].grad.abs().sum() > 0 for name in added)
+
+
+def test_finer_steps_carry_a_quality_over_to_the_one_of_the_same_step():
+    model = LoocModel(tiny_config())
+    with torch.no_grad():
+        for parameter in (*model.analysis.parameters(), *model.synthesis.parameters(), *model.prior.parameters()):
+            parameter.add_(0.01 * torch.randn_like(parameter))
+        # Tables that are straight lines lose nothing when they are read off between and beyond their anchors.
+        for name, parameter in model.named_parameters():
+            if name.endswith(".table"):
+                parameter.copy_(torch.lerp(parameter[:1], parameter[-1:], torch.linspace(0, 1, len(parameter))[:, None]))
+    finer = grown(model, tiny_config(step_finest=model.config.step_finest / 2))
+    old_quality, config = 60.0, model.config
+    new_quality = 1 + (old_quality - 1) * math.log(config.step_coarsest / config.step_finest) / math.log(2 * config.step_coarsest / config.step_finest)
+    assert finer.config.step(new_quality) == pytest.approx(config.step(old_quality))
+    pixels = torch.rand(1, 3, 64, 48) * 255
+    with torch.no_grad():
+        latents = [network.analysis(pixels, torch.tensor([quality])) for network, quality in ((model, old_quality), (finer, new_quality))]
+        torch.testing.assert_close(*latents, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(model.synthesis(latents[0], torch.tensor([old_quality])), finer.synthesis(latents[0], torch.tensor([new_quality])), rtol=1e-3, atol=0.05)
+
+
+def test_added_channels_say_what_the_others_cannot(folder):
+    model = LoocModel(tiny_config())
+    groups = (*tiny_config().groups, 12)
+    store = PictureStore(load_pictures(folder, min_side=32))
+    larger = grown(model, tiny_config(channels=sum(groups), groups=groups), store)
+    pixels, quality = store.crops(4, 48, torch.Generator().manual_seed(7)), torch.full((4,), 100.0)
+    with torch.no_grad():
+        latents = [network.analysis(pixels, quality) for network in (model, larger)]
+        kept = model.config.channels
+        torch.testing.assert_close(latents[1][:, :kept], latents[0])
+        errors = [float((network.synthesis(latent, quality) - pixels).square().mean()) for network, latent in zip((model, larger), latents, strict=True)]
+        assert errors[1] < 0.9 * errors[0]
+        # What the added channels leave at zero changes nothing else.
+        latents[1][:, kept:] = 0
+        torch.testing.assert_close(larger.synthesis(latents[1], quality), model.synthesis(latents[0], quality), rtol=1e-4, atol=1e-2)
+        torch.manual_seed(0)
+        first = model.prior(latents[0], quality)
+        torch.manual_seed(0)
+        assert torch.equal(larger.prior(latents[1], quality)["latent_hat"][:, :kept], first["latent_hat"])
+
+
+def test_added_channels_need_pictures():
+    groups = (*tiny_config().groups, 12)
+    with pytest.raises(ModelError, match="started on pictures"):
+        grown(LoocModel(tiny_config()), tiny_config(channels=sum(groups), groups=groups))
 
 
 @pytest.mark.parametrize("changes", [{"prior_width": 6}, {"channels": 32, "groups": (4, 8, 20)}, {"synthesis_widths": (16, 12, 12)}])

@@ -69,7 +69,7 @@ def starting_model(request: RunRequest, store: PictureStore) -> LoocModel:
         start_scales_from_data(model, store)
         return model
     model = model_of(request.init)
-    return grown(model, LoocConfig.from_dict(model.config.to_dict() | request.config))
+    return grown(model, LoocConfig.from_dict(model.config.to_dict() | request.config), store)
 
 
 def model_of(path: Path) -> LoocModel:
