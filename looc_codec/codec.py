@@ -148,12 +148,12 @@ def encode_latent(latent: Tensor, quality: int, model: LoocModel, *, lagrangian:
     """Latent `(d, h, w)` in steps → payload segments, code checksum, quantised latent `(d, h, w)` int32 (1/16 steps)."""
     config, book, bank = model.config, model.codebook, table_bank(model)
     _, height, width = latent.shape
-    flat, hyper = latent.flatten(1), model.prior.analyse_hyper_in_strips(latent).flatten(1)
-    encoders = [SegmentEncoder(bank) for _ in range(config.segments)]
-    checksum = CodeChecksum(config.segments)
+    flat = latent.flatten(1)
+    encoders = [SegmentEncoder(bank) for _ in config.groups]
+    checksum = CodeChecksum(len(config.groups))
 
     def code(step: CodingStep, rows: Tensor, mean: Tensor) -> Tensor:
-        target = step.units(hyper if step.hyper else flat, config.codevector_dim) * LATENT_ONE
+        target = step.units(flat, config.codevector_dim) * LATENT_ONE
         digits = book.pick(target - mean, rows, lagrangian)
         for symbols, table_rows in book.symbols(digits, rows):
             encoders[step.segment].append(symbols.numpy(), table_rows.numpy())
@@ -184,18 +184,19 @@ def decode_latent(
 ) -> Tensor:
     """Payload segments → quantised latent `(d, h, w)` int32 (1/16 steps). Exact on every machine.
 
-    With `groups`, and where segments are None, only the hyper codes and the first groups are decoded; every other unit
-    takes the mean that the prior predicts for it. Raises FormatError when the decoded codes do not have the checksum that
+    With `groups`, and where segments are None, only the first groups are decoded; every other unit takes the mean that
+    the prior predicts for it. Raises FormatError when the decoded codes do not have the checksum that
     the encoder wrote, or the model has fewer groups.
     """
     config, book, bank = model.config, model.codebook, table_bank(model)
-    if len(segments) != config.segments:
-        raise FormatError(f"the file has {len(segments)} segments where its model writes {config.segments}; it is damaged")
-    if groups is not None and not 0 <= groups < config.segments:
-        raise FormatError(f"{groups} channel groups were asked for; the file has {config.segments - 1}")
-    wanted = segments if groups is None else segments[: 1 + groups]
+    count = len(config.groups)
+    if len(segments) != count:
+        raise FormatError(f"the file has {len(segments)} segments where its model writes {count}; it is damaged")
+    if groups is not None and not 1 <= groups <= count:
+        raise FormatError(f"{groups} channel groups were asked for; the file has {count}")
+    wanted = segments if groups is None else segments[:groups]
     decoders = [SegmentDecoder(bank, segment) for segment in wanted if segment is not None]
-    checksum = CodeChecksum(config.segments)
+    checksum = CodeChecksum(count)
 
     def code(step: CodingStep, rows: Tensor, mean: Tensor) -> Tensor:
         if step.segment >= len(decoders):
@@ -265,7 +266,7 @@ def decompress_picture(
     """The picture of a .looc file, with its metadata.
 
     Without `model` the installed model with the file's fingerprint is used. `groups` decodes only so many of the channel
-    groups (0: the hyper codes alone), and `allow_truncated` what a file that ends too early holds of them; a notice says so.
+    groups, and `allow_truncated` what a file that ends too early holds of them; a notice says so.
     Raises FormatError for anything else that is not a whole, undamaged file, ModelError when its model is not installed.
     """
     file = unpack(data, max_pixels=max_pixels, allow_truncated=allow_truncated)
@@ -274,9 +275,9 @@ def decompress_picture(
     latent_hat = decode_latent(file.segments, file.code_checksum, *grid, file.quality, model, groups=groups)
     rgb = synthesise(latent_hat, (file.height, file.width), file.quality, model, grey=file.colour != Colour.RGB)
     picture = images.picture_with_chunks(rgb, file.chunks, file.colour)
-    held = len(file.segments) - 1 - file.segments.count(None)
-    if held < len(file.segments) - 1:
-        picture = replace(picture, notices=(f"the file is cut short: it holds {held} of {len(file.segments) - 1} channel groups", *picture.notices))
+    held = len(file.segments) - file.segments.count(None)
+    if held < len(file.segments):
+        picture = replace(picture, notices=(f"the file is cut short: it holds {held} of {len(file.segments)} channel groups", *picture.notices))
     return picture
 
 

@@ -14,7 +14,7 @@ PATCH = 16
 """Pixels per latent position along each axis."""
 _LIMITS = {
     "version": (0, 2**31), "channels": (1, 768), "codevector_dim": (1, 16), "codebook_size": (16, 32767), "groups": (1, 768),
-    "hyper_channels": (1, 256), "hyper_quality_bins": (1, 100), "prior_width": (1, 512), "prior_depth": (0, 8), "scale_classes": (1, 256),
+    "prior_width": (1, 512), "prior_depth": (0, 8), "scale_classes": (1, 256),
     "ratio_classes": (1, 63), "analysis_widths": (1, 1024), "analysis_blocks": (0, 32), "synthesis_widths": (1, 1024),
     "synthesis_blocks": (0, 32), "quality_anchors": (2, 100),
 }  # fmt: skip
@@ -37,23 +37,21 @@ class LoocConfig:
 
     name: str = "photo"
     version: int = 1
-    channels: int = 256
+    channels: int = 384
     codevector_dim: int = 2
     codebook_size: int = 1024
-    groups: tuple[int, ...] = (16, 48, 64, 128)
-    hyper_channels: int = 48
-    hyper_quality_bins: int = 4
-    prior_width: int = 80
-    prior_depth: int = 1
+    groups: tuple[int, ...] = (16, 48, 64, 128, 128)
+    prior_width: int = 112
+    prior_depth: int = 2
     scale_classes: int = 48
     ratio_classes: int = 9
     analysis_widths: tuple[int, int] = (192, 64)
-    analysis_blocks: tuple[int, int] = (2, 1)
+    analysis_blocks: tuple[int, int] = (3, 2)
     synthesis_widths: tuple[int, int, int] = (192, 96, 64)
-    synthesis_blocks: tuple[int, int, int] = (2, 1, 2)
+    synthesis_blocks: tuple[int, int, int] = (3, 2, 4)
     quality_anchors: int = 8
     step_coarsest: float = 256.0
-    step_finest: float = 11.3
+    step_finest: float = 8.0
 
     def __post_init__(self) -> None:
         problems = self._problems_of_fields()
@@ -61,14 +59,14 @@ class LoocConfig:
             raise ModelError(f"invalid model configuration: {'; '.join(problems)}")
         if sum(self.groups) != self.channels:
             problems.append(f"groups {self.groups} do not add up to {self.channels} channels")
-        if any(group % self.codevector_dim for group in (*self.groups, self.hyper_channels)):
+        if any(group % self.codevector_dim for group in self.groups):
             problems.append(f"every group must be a multiple of codevector_dim {self.codevector_dim}")
         if self.codevector_dim != 2 and self.ratio_classes != 1:
             problems.append("ratio_classes above 1 need codevector_dim 2")
         if self.ratio_classes % 2 == 0:
             problems.append("ratio_classes must be odd")
         # Every row of codes may have one of first digits beside it, and two rows serve escaped units.
-        entries = (2 * (self.latent_classes + self.hyper_classes) + 2) * (self.codebook_size + 1)
+        entries = (2 * self.classes + 2) * (self.codebook_size + 1)
         if entries > _MAX_TABLE_ENTRIES:
             problems.append(f"its tables could have {entries} entries, more than {_MAX_TABLE_ENTRIES}")
         if problems:
@@ -96,22 +94,9 @@ class LoocConfig:
         return problems
 
     @property
-    def hyper_units(self) -> int:
-        return self.hyper_channels // self.codevector_dim
-
-    @property
-    def latent_classes(self) -> int:
-        """Number of context classes of latent units; the hyper units' rows follow them in the table bank."""
+    def classes(self) -> int:
+        """Number of context classes of units, each with a row in the table bank."""
         return self.scale_classes * self.ratio_classes
-
-    @property
-    def hyper_classes(self) -> int:
-        return self.hyper_units * self.hyper_quality_bins
-
-    @property
-    def segments(self) -> int:
-        """Payload segments of a file: the hyper codes, then one per channel group."""
-        return 1 + len(self.groups)
 
     def step(self, quality: float) -> float:
         """Nominal quantisation step in pixel units (0..255 scale) of an orthonormal transform; log-linear in quality."""

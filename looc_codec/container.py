@@ -196,13 +196,13 @@ def held_segments(header: Header, data: bytes | memoryview) -> tuple[int, bool]:
 
 
 def truncate(data: bytes | memoryview, *, groups: int | None = None, max_bytes: int | None = None) -> bytes:
-    """The beginning of a .looc file that holds the hyper codes and the first `groups` channel groups, or as many of them as
-    `max_bytes` have room for; then a checksum of its own. With all groups it is the whole file again.
+    """The beginning of a .looc file that holds the first `groups` segments, one for each channel group, or as many of them
+    as `max_bytes` have room for; then a checksum of its own. With all groups it is the whole file again.
 
     The file may have been cut before. Nothing is decoded, so no model is needed.
 
     Raises:
-        FormatError: as `unpack`; or the file does not hold so many groups, or the hyper codes take more than `max_bytes`.
+        FormatError: as `unpack`; or the file does not hold so many groups, or the first takes more than `max_bytes`.
     """
     if (groups is None) == (max_bytes is None):
         raise FormatError("give either a number of groups or a number of bytes to cut a file to")
@@ -214,11 +214,11 @@ def truncate(data: bytes | memoryview, *, groups: int | None = None, max_bytes: 
     if groups is None:
         keep = sum(end + CHECKSUM_BYTES <= max_bytes for end in ends[:held])
         if keep == 0:
-            raise FormatError(f"{max_bytes} bytes are too few: header, metadata and hyper codes take {ends[0] + CHECKSUM_BYTES}")
+            raise FormatError(f"{max_bytes} bytes are too few: header, metadata and first channel group take {ends[0] + CHECKSUM_BYTES}")
     else:
-        keep = 1 + groups
+        keep = groups
         if not 1 <= keep <= held:
-            raise FormatError(f"cannot keep {groups} channel groups: the file holds {held - 1}")
+            raise FormatError(f"cannot keep {groups} channel groups: the file holds {held}")
     beginning = view[: ends[keep - 1]]
     return bytes(beginning) + _checksum(beginning)
 
@@ -464,8 +464,8 @@ def _cut_short(header: Header, present: int, held: int) -> TruncatedError:
     if held == 0:
         return _truncated(header.file_bytes, present)
     return TruncatedError(
-        f"the .looc file is truncated: it needs {header.file_bytes} bytes and ends after {present}, with {held - 1} of"
-        f" {len(header.segment_lengths_bytes) - 1} channel groups; get the whole file, or --allow-truncated for a preview"
+        f"the .looc file is truncated: it needs {header.file_bytes} bytes and ends after {present}, with {held} of"
+        f" {len(header.segment_lengths_bytes)} channel groups; get the whole file, or --allow-truncated for a preview"
     )
 
 

@@ -70,7 +70,7 @@ class LoocModel(nn.Module):
 
 def fingerprint_of(config: LoocConfig, core: dict[str, Tensor]) -> bytes:
     """8 bytes that name the decoding behaviour: sizes of the grid and prior, and every format-critical integer."""
-    sizes = ("channels", "codevector_dim", "codebook_size", "groups", "hyper_channels", "hyper_quality_bins",
+    sizes = ("channels", "codevector_dim", "codebook_size", "groups",
              "prior_width", "prior_depth", "scale_classes", "ratio_classes")
     digest = hashlib.sha256(json.dumps({key: getattr(config, key) for key in sizes}, sort_keys=True).encode())
     for name in sorted(core):
@@ -81,7 +81,7 @@ def fingerprint_of(config: LoocConfig, core: dict[str, Tensor]) -> bytes:
 
 
 def save_model(model: LoocModel, path: Path, *, half: bool = True) -> None:
-    """Writes the weights file: integer core as it is, transforms and hyper analysis as float16 (or float32)."""
+    """Writes the weights file: integer core as it is, transforms as float16 (or float32)."""
     if model.core_tensors is None:
         model.freeze_core()
     dtype = torch.float16 if half else torch.float32
@@ -101,8 +101,7 @@ def save_model(model: LoocModel, path: Path, *, half: bool = True) -> None:
 def float_state(model: LoocModel) -> dict[str, Tensor]:
     """The parts of the state that the integer core does not hold."""
     state = model.state_dict()
-    keep = ("analysis.", "synthesis.", "prior.hyper_analysis.", "prior.hyper_log_scale.")
-    return {name: value for name, value in state.items() if name.startswith(keep)}
+    return {name: value for name, value in state.items() if name.startswith(("analysis.", "synthesis."))}
 
 
 def load_model(path: Path, device: str = "cpu") -> LoocModel:

@@ -5,9 +5,10 @@ one power-of-two scale per output channel, and every sum stays below 2^24, so pr
 order of summation, the thread count or the instruction set (docs/FORMAT.md, "Arithmetic"). Training runs the very same
 layers with straight-through rounding: what is trained is what is shipped.
 
-Order of decoding: the hyper codes at 1/32 resolution, then the channel groups, each level by level (`LEVELS`). Most
-groups have two levels, the halves of a checkerboard. The first group, whose low frequencies are most of a small file,
-has five: every fourth position of every fourth row, then the positions halfway between known ones, again and again.
+Order of decoding: the channel groups, each level by level. Most groups have two levels, the halves of a checkerboard.
+The first group, whose low frequencies are most of a small file, has five: every fourth position of every fourth row, then
+the positions halfway between known ones, again and again. There are no hyper codes: beside these they carried under 1%
+of a file and did not pay for themselves (docs/EXPERIMENTS.md, section 5).
 
 Units of integers: latents and means are in 1/16 quantisation steps, activations and log scales in 1/32.
 """
@@ -33,8 +34,6 @@ ACTIVATION_ONE = 32
 ACTIVATION_LIMIT = 255
 COMPANDED_LIMIT = 127
 WEIGHT_LIMIT = 127
-HYPER_START_SCALE = 24.0
-"""Brings a fresh hyper latent to a spread of a step or two; below one it is rounded away and never learns."""
 EXACT_LIMIT = 2**24
 # A margin for the bias and for rounding weights up; the exact bound is checked again on export.
 PLANNED_LIMIT = EXACT_LIMIT - 2**17
@@ -46,9 +45,6 @@ STRIP_POSITIONS = 2**14
 would take 6 GiB at once. Integer sums are exact, so strips change nothing."""
 STEP_HALO = 2
 """Rows around a strip that its results depend on: dilated 3x3 windows and neighbours up to two rows away."""
-HYPER_HALO = 2
-ANALYSIS_HALO = 4
-"""In hyper rows: a 3x3 window at 1/32 resolution, then one of 4x4 and one of 3x3 at 1/16, rounded up."""
 
 SCALE_LOG_LOW = -192
 """Sum of two log scales (1/32 each) below which a unit falls into class 0: mean log scale -3.0."""
@@ -174,11 +170,18 @@ def clipped(x: Tensor) -> Tensor:
 
 
 class StepNet(nn.Module):
-    """Context `(B, C, h, w)` → mean (1/16 steps) and log scale (1/32) of the `width_out` latents of one coding step."""
+    """Context `(B, C, h, w)` and quality → mean (1/16 steps) and log scale (1/32) of the `width_out` latents of one level.
 
-    def __init__(self, channels_in: int, width: int, width_out: int, depth: int, dilation: int = 1) -> None:
+    The very first level knows nothing but the quality: C is 0 there, and all positions get the same.
+    """
+
+    def __init__(self, channels_in: int, width: int, width_out: int, depth: int, anchors: int, dilation: int = 1) -> None:
         super().__init__()
-        self.entry = IntegerConv2d(channels_in, width, 3, dilation=dilation)
+        self.entry = IntegerConv2d(channels_in, width, 3, dilation=dilation) if channels_in else None
+        self.quality = QualityTable(anchors, width)
+        if self.entry is None:
+            # Otherwise every feature would start at zero.
+            nn.init.uniform_(self.quality.table, 0.0, 1.0)
         self.hidden = nn.ModuleList(IntegerConv2d(width, width, 1) for _ in range(depth))
         self.mean = IntegerConv2d(width, width_out, 1, gain_bits=1)
         self.log_scale = IntegerConv2d(width, width_out, 1)
@@ -186,8 +189,16 @@ class StepNet(nn.Module):
             self.mean.weight.mul_(0.1)
             self.log_scale.weight.mul_(0.1)
 
-    def forward(self, context: Tensor, lattice: Lattice | None = None) -> tuple[Tensor, Tensor]:
-        features = clipped(self.entry(context, lattice))
+    def quality_row(self, quality: Tensor) -> Tensor:
+        """Integer activations `(B, width, 1, 1)` of a quality `(B,)`, float32."""
+        return round_half_up(self.quality(quality) * ACTIVATION_ONE)
+
+    def forward(self, context: Tensor, quality_row: Tensor, lattice: Lattice | None = None) -> tuple[Tensor, Tensor]:
+        if self.entry is None:
+            grid = context if lattice is None else lattice.of(context)
+            features = clipped(quality_row).expand(len(context), -1, *grid.shape[2:])
+        else:
+            features = clipped(self.entry(context, lattice) + quality_row)
         for layer in self.hidden:
             features = clipped(layer(features))
         # Means and log scales have more digits than bfloat16 keeps.
@@ -306,7 +317,6 @@ class CodingStep:
     """One step of the coding order: which channels, and which positions (flat indices), are coded together."""
 
     segment: int
-    hyper: bool
     channels: slice
     positions: Tensor
 
@@ -338,7 +348,7 @@ def unit_classes(log_scale: Tensor, config: LoocConfig) -> Tensor:
 
 
 class Prior(nn.Module):
-    """Hyper level and channel-group networks; the same layers for training, encoding and decoding.
+    """The networks of the channel groups' levels; the same layers for training, encoding and decoding.
 
     In training `forward` gives rates under a Gaussian of the predicted mean and scale. In the codec `traverse` visits
     every unit in coding order and hands its mean and context class to a callback that picks or reads the codes.
@@ -347,15 +357,6 @@ class Prior(nn.Module):
     def __init__(self, config: LoocConfig) -> None:
         super().__init__()
         self.config = config
-        width, hyper = config.prior_width, config.hyper_channels
-        # The hyper analysis only chooses which codes to send, so it may be an ordinary float network.
-        self.hyper_analysis = nn.ModuleList(
-            [nn.Conv2d(config.channels, width, 3, padding=1), nn.Conv2d(width, width, 4, stride=2, padding=1), nn.Conv2d(width, hyper, 3, padding=1)]
-        )
-        self.hyper_log_scale = QualityTable(config.hyper_quality_bins + 1, hyper)
-        self.hyper_entry = IntegerConv2d(hyper, 4 * width, 3)
-        self.hyper_fine = IntegerConv2d(width, width, 3)
-        self.quality_features = QualityTable(config.quality_anchors, width)
         self.quality_log_scale = QualityTable(config.quality_anchors, config.channels)
         self.nets, self.neighbours = nn.ModuleList(), nn.ModuleList()
         before = 0
@@ -363,7 +364,8 @@ class Prior(nn.Module):
             levels = levels_of_group(index)
             own = [0] + [group] * (len(levels) - 1)
             self.nets.append(nn.ModuleList(
-                StepNet(width + before + known, width, group, config.prior_depth, level.dilation) for level, known in zip(levels, own, strict=True)
+                StepNet(before + known, config.prior_width, group, config.prior_depth, config.quality_anchors, level.dilation)
+                for level, known in zip(levels, own, strict=True)
             ))
             self.neighbours.append(nn.ModuleList(NeighbourMean(group, level.neighbours) for level in levels[1:]))
             before += group
@@ -371,55 +373,19 @@ class Prior(nn.Module):
 
     # --- shared by training and the codec -------------------------------------------------------------------------
 
-    def analyse_hyper(self, latent: Tensor) -> Tensor:
-        """Latent in steps `(B, d, h, w)` → hyper latent in steps `(B, dz, ceil(h/2), ceil(w/2))`. Floats: encoder only."""
-        first, second, third = self.hyper_analysis
-        if latent.shape[2] % 2 or latent.shape[3] % 2:
-            latent = F.pad(latent, (0, latent.shape[3] % 2, 0, latent.shape[2] % 2), mode="replicate")
-        return third(F.gelu(second(F.gelu(first(stretch(latent)))))) * HYPER_START_SCALE
-
-    def analyse_hyper_in_strips(self, latent: Tensor) -> Tensor:
-        """`analyse_hyper` of one latent `(d, h, w)` → `(dz, ceil(h/2), ceil(w/2))`, strip by strip."""
-        height, width = latent.shape[1:]
-        hyper_height = (height + 1) // 2
-        hyper = torch.zeros(self.config.hyper_channels, hyper_height, (width + 1) // 2)
-        if self.hyper_is_off:
-            return hyper
-        for top, bottom in row_strips(hyper_height, 2 * width):
-            y0, y1 = max(0, top - ANALYSIS_HALO), min(hyper_height, bottom + ANALYSIS_HALO)
-            part = self.analyse_hyper(latent[None, :, 2 * y0 : 2 * y1])[0]
-            hyper[:, top:bottom] = part[:, top - y0 : bottom - y0]
-        return hyper
-
-    @property
-    def hyper_is_off(self) -> bool:
-        """Whether the hyper codes are zero for every picture, which costs a file next to nothing."""
-        last = self.hyper_analysis[-1]
-        return not (last.weight.any() or last.bias.any())
-
-    @torch.no_grad()
-    def switch_off_hyper(self) -> None:
-        """Makes the hyper codes zero for every picture, from now on (docs/EXPERIMENTS.md, section 5)."""
-        last = self.hyper_analysis[-1]
-        last.weight.zero_()
-        last.bias.zero_()
-
-    def hyper_features(self, hyper_companded: Tensor, quality_features: Tensor, height: int, width: int) -> Tensor:
-        """Companded hyper codes and `(B, W, 1, 1)` integer quality features → `(B, W, h, w)` activations."""
-        features = clipped(F.pixel_shuffle(self.hyper_entry(hyper_companded), 2)[:, :, :height, :width])
-        return clipped(self.hyper_fine(features) + quality_features)
-
-    def step(self, group: int, level: int, context: Tensor, group_hat: Tensor, companded: Tensor | None = None, lattice: Lattice | None = None) -> tuple[Tensor, Tensor]:
+    def step(
+        self, group: int, level: int, quality_row: Tensor, context: Tensor, group_hat: Tensor, companded: Tensor | None = None, lattice: Lattice | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean (1/16 steps) and log scale (1/32, without the quality's base) of one level of a group.
 
-        `context` holds hyper features and earlier groups, `group_hat` what is known of this group (integer latents,
+        `quality_row` is the level's of the quality, `context` holds earlier groups, `group_hat` what is known of this group (integer latents,
         zero elsewhere); `companded` is the same companded, computed here where it is not given. At all positions, of
         which only the level's mean anything, or at those of a lattice.
         """
         if level == 0:
-            return self.nets[group][0](context, lattice)
+            return self.nets[group][0](context, quality_row, lattice)
         own = compand(group_hat) if companded is None else companded
-        mean, log_scale = self.nets[group][level](torch.cat([context, own.to(context.dtype)], 1), lattice)
+        mean, log_scale = self.nets[group][level](torch.cat([context, own.to(context.dtype)], 1), quality_row, lattice)
         return mean + self.neighbours[group][level - 1](group_hat, lattice), log_scale
 
     # --- training -------------------------------------------------------------------------------------------------
@@ -427,36 +393,28 @@ class Prior(nn.Module):
     def forward(self, latent: Tensor, quality: Tensor, quantise: Callable | None = None, kept_groups: Tensor | None = None) -> dict[str, Tensor]:
         """Rates and the quantised latent of a training batch.
 
-        `latent` `(B, d, h, w)` in steps, `quality` `(B,)`. `quantise(residual, log_scale, hyper)` gives the quantised
+        `latent` `(B, d, h, w)` in steps, `quality` `(B,)`. `quantise(residual, log_scale)` gives the quantised
         residual in integer units; plain rounding to whole steps where it is None. Contexts are quantised values
         without gradient; the latent itself gets its gradient from the rate and, straight through, from `latent_hat`.
         `kept_groups` `(B,)`, all by default, is how many groups of each picture are coded: the others take the mean and
         cost nothing, as in a file cut short.
-        Returns `bits`, `hyper_bits` `(B,)`, `latent_hat` in steps, and the coded residuals (1/16 steps) and log
-        scales (1/32) of the latent `(B, d, h, w)` and of the hyper latent.
+        Returns `bits` `(B,)`, `latent_hat` in steps, and the coded residuals (1/16 steps) and log scales (1/32), `(B, d, h, w)`.
         """
         batch, _, height, width = latent.shape
         fixed = latent * LATENT_ONE
 
-        def coded(residual: Tensor, log_scale: Tensor, hyper: bool) -> Tensor:
+        def coded(residual: Tensor, log_scale: Tensor) -> Tensor:
             if quantise is None:
                 return torch.floor(residual.detach() / LATENT_ONE + 0.5) * LATENT_ONE
-            return quantise(residual.detach(), log_scale.detach(), hyper)
+            return quantise(residual.detach(), log_scale.detach())
 
         def bits_of(residual: Tensor, log_scale: Tensor) -> Tensor:
             # Additive uniform noise stands for the quantiser in the rate (Ballé et al. 2017).
             noisy = residual.float() / LATENT_ONE + torch.rand_like(residual, dtype=torch.float32) - 0.5
             return gaussian_bits(noisy, torch.exp(log_scale.float().clamp(-112, 130) / ACTIVATION_ONE)).sum((1, 2, 3))
 
-        hyper = self.analyse_hyper(latent).float() * LATENT_ONE
-        hyper_log_scale = (self.hyper_log_scale(quality) * ACTIVATION_ONE).expand_as(hyper)
-        hyper_bits = bits_of(hyper, hyper_log_scale)
-        hyper_hat = hyper + (coded(hyper, hyper_log_scale, True).clamp(-LATENT_LIMIT, LATENT_LIMIT) - hyper).detach()
-        quality_features = round_half_up(self.quality_features(quality) * ACTIVATION_ONE)
         base = round_half_up(self.quality_log_scale(quality) * ACTIVATION_ONE)
-        features = self.hyper_features(compand(hyper_hat), quality_features, height, width)
-
-        context, bits, before = [features], 0.0, 0
+        context, bits, before = [latent.new_zeros(batch, 0, height, width)], 0.0, 0
         latents_hat, residuals, log_scales = [], [], []
         for index, group in enumerate(self.config.groups):
             target, group_base = fixed[:, before : before + group].float(), base[:, before : before + group]
@@ -464,11 +422,11 @@ class Prior(nn.Module):
             levels = levels_of_group(index)
             group_hat = residual = log_scale = torch.zeros_like(target)
             for number, mask in enumerate(level_masks(levels, height, width, latent.device)):
-                mean, scale = self.step(index, number, known, group_hat)
+                mean, scale = self.step(index, number, self.nets[index][number].quality_row(quality), known, group_hat)
                 scale = scale + group_base
                 residual = torch.where(mask, target - mean, residual)
                 log_scale = torch.where(mask, scale, log_scale)
-                coded_hat = mean + coded(target - mean, scale, False)
+                coded_hat = mean + coded(target - mean, scale)
                 if kept_groups is not None:
                     coded_hat = torch.where((index < kept_groups)[:, None, None, None], coded_hat, mean)
                 group_hat = torch.where(mask, coded_hat.clamp(-LATENT_LIMIT, LATENT_LIMIT), group_hat).detach()
@@ -482,22 +440,12 @@ class Prior(nn.Module):
         latent_hat = torch.cat(latents_hat, 1) / LATENT_ONE
         return {
             "bits": bits,
-            "hyper_bits": hyper_bits,
             "latent_hat": latent + (latent_hat - latent).detach(),
             "residual": torch.cat(residuals, 1),
             "log_scale": torch.cat(log_scales, 1),
-            "hyper_residual": hyper,
         }
 
     # --- codec ----------------------------------------------------------------------------------------------------
-
-    def hyper_rows(self, quality: int, positions: int) -> Tensor:
-        """Row of each hyper unit in the table bank `(units * positions,)`: after the latent's, by unit and quality bin."""
-        config = self.config
-        span = QUALITY_MAX - QUALITY_MIN + 1
-        bin_ = (quality - QUALITY_MIN) * config.hyper_quality_bins // span
-        rows = config.latent_classes + torch.arange(config.hyper_units) * config.hyper_quality_bins + bin_
-        return rows.repeat_interleave(positions)
 
     @torch.inference_mode()
     def traverse(self, height: int, width: int, quality: int, code: Callable[[CodingStep, Tensor, Tensor], Tensor]) -> Tensor:
@@ -510,7 +458,6 @@ class Prior(nn.Module):
         assert self.tables is not None, "traverse needs exported integer tables"
         config, dim = self.config, self.config.codevector_dim
         count = height * width
-        features = self.decoded_features(height, width, quality, code)
         base = self.tables["quality_log_scale"][quality - QUALITY_MIN, :, None, None]
         latent_hat = torch.zeros(config.channels, count, dtype=torch.int32)
         latent_grid = latent_hat.view(config.channels, height, width)
@@ -521,6 +468,7 @@ class Prior(nn.Module):
             channels, end, units = slice(before, before + group), before + group, group // dim
             levels = levels_of_group(index)
             for number, (level, mask) in enumerate(zip(levels, level_masks(levels, height, width), strict=True)):
+                quality_row = self.tables[f"nets.{index}.{number}.quality"][quality - QUALITY_MIN, None, :, None, None]
                 positions = mask.flatten().nonzero().flatten()
                 if not len(positions):
                     continue
@@ -532,17 +480,17 @@ class Prior(nn.Module):
                     if start == stop:
                         continue
                     y0, y1 = max(0, top - STEP_HALO), min(height, bottom + STEP_HALO)
-                    context = torch.cat([features[:, y0:y1].float(), known[:before, y0:y1].float()])[None].contiguous(memory_format=torch.channels_last)
+                    context = known[None, :before, y0:y1].float().contiguous(memory_format=torch.channels_last)
                     own, own_latent = known[channels, y0:y1].float()[None], latent_grid[channels, y0:y1].float()[None]
                     mean, log_scale = torch.zeros(2, group, y1 - y0, width)
                     for lattice in (lattice.below(y0) for lattice in level.lattices):
                         if lattice.row < y1 - y0 and lattice.column < width:
-                            lattice.of(mean)[:], lattice.of(log_scale)[:] = (value[0] for value in self.step(index, number, context, own_latent, own, lattice))
+                            lattice.of(mean)[:], lattice.of(log_scale)[:] = (value[0] for value in self.step(index, number, quality_row, context, own_latent, own, lattice))
                     log_scale = log_scale + base[channels]
-                    local = CodingStep(1 + index, False, slice(0, group), positions[start:stop] - y0 * width)
+                    local = CodingStep(index, slice(0, group), positions[start:stop] - y0 * width)
                     rows[:, start:stop] = unit_classes(local.units(log_scale.view(group, -1), dim), config).view(units, -1)
                     mean_units[:, start:stop] = local.units(mean.view(group, -1), dim).to(torch.int32).view(units, -1, dim)
-                step = CodingStep(1 + index, False, channels, positions)
+                step = CodingStep(index, channels, positions)
                 step.place(code(step, rows.flatten(), mean_units.view(-1, dim)), latent_hat)
                 for top, bottom in row_strips(height, width):
                     known[channels, top:bottom] = self.companded(latent_grid[channels, top:bottom])
@@ -554,25 +502,6 @@ class Prior(nn.Module):
         table = self.tables["companding"]
         return table.index_select(0, latent.abs().flatten()).view(latent.shape) * latent.sign().to(torch.int8)
 
-    def decoded_features(self, height: int, width: int, quality: int, code: Callable[[CodingStep, Tensor, Tensor], Tensor]) -> Tensor:
-        """Visits the hyper units as `traverse` does; the features `(W, h, w)` uint8 that they give."""
-        config, dim = self.config, self.config.codevector_dim
-        hyper_height, hyper_width = (height + 1) // 2, (width + 1) // 2
-        step = CodingStep(0, True, slice(0, config.hyper_channels), torch.arange(hyper_height * hyper_width))
-        rows = self.hyper_rows(quality, len(step.positions))
-        hyper = torch.zeros(config.hyper_channels, len(step.positions), dtype=torch.int32)
-        step.place(code(step, rows, torch.zeros(len(rows), dim, dtype=torch.int32)), hyper)
-        hyper_grid = hyper.view(1, -1, hyper_height, hyper_width)
-        quality_features = self.tables["quality_features"][quality - QUALITY_MIN, :, None, None]
-        features = torch.empty(config.prior_width, height, width, dtype=torch.uint8)
-        for top, bottom in row_strips(hyper_height, 4 * hyper_width):
-            y0, y1 = max(0, top - HYPER_HALO), min(hyper_height, bottom + HYPER_HALO)
-            part = self.companded(hyper_grid[:, :, y0:y1]).float()
-            decoded = self.hyper_features(part, quality_features, min(2 * (y1 - y0), height - 2 * y0), width)[0]
-            end = min(2 * bottom, height)
-            features[:, 2 * top : end] = decoded[:, 2 * (top - y0) : end - 2 * y0].to(torch.uint8)
-        return features
-
     # --- weights --------------------------------------------------------------------------------------------------
 
     def integer_layers(self) -> dict[str, IntegerConv2d]:
@@ -580,6 +509,9 @@ class Prior(nn.Module):
 
     def neighbour_means(self) -> dict[str, NeighbourMean]:
         return {name: module for name, module in self.named_modules() if isinstance(module, NeighbourMean)}
+
+    def quality_tables(self) -> dict[str, QualityTable]:
+        return {name: module for name, module in self.named_modules() if isinstance(module, QualityTable)}
 
     @torch.no_grad()
     def export(self) -> dict[str, Tensor]:
@@ -590,8 +522,8 @@ class Prior(nn.Module):
         for name, neighbour in self.neighbour_means().items():
             tensors[name] = neighbour.integers().to(torch.int8)
         qualities = torch.arange(QUALITY_MIN, QUALITY_MAX + 1).float()
-        for name in ("quality_features", "quality_log_scale"):
-            values = round_half_up(getattr(self, name)(qualities)[:, :, 0, 0] * ACTIVATION_ONE)
+        for name, table in self.quality_tables().items():
+            values = round_half_up(table(qualities)[:, :, 0, 0] * ACTIVATION_ONE)
             tensors[name] = values.clamp(-(2**15), 2**15 - 1).to(torch.int16)
         tensors["companding"] = companding_table()
         return tensors
@@ -609,16 +541,12 @@ class Prior(nn.Module):
         for name, neighbour in self.neighbour_means().items():
             neighbour.weight.copy_(tensors[name].float() / 2**NEIGHBOUR_BITS)
         qualities = torch.arange(QUALITY_MIN, QUALITY_MAX + 1)
-        for name in ("quality_features", "quality_log_scale"):
+        for name, module in self.quality_tables().items():
             # Anchors are read back off the stored rows, so that training can go on from a weights file.
-            table = getattr(self, name).table
+            table = module.table
             nearest = torch.linspace(0, len(qualities) - 1, len(table)).round().long()
             table.copy_(tensors[name][nearest].float() / ACTIVATION_ONE)
-        self.tables = {
-            "companding": tensors["companding"].to(torch.int8),
-            "quality_features": tensors["quality_features"].float(),
-            "quality_log_scale": tensors["quality_log_scale"].float(),
-        }
+        self.tables = {name: tensors[name].float() for name in self.quality_tables()} | {"companding": tensors["companding"].to(torch.int8)}
 
     def unfreeze(self) -> None:
         """Goes back to float weights for training."""

@@ -21,7 +21,7 @@ def tiny_config(**changes):
     from looc_codec.config import LoocConfig
 
     values = dict(
-        name="tiny", channels=24, codebook_size=64, groups=(8, 16), hyper_channels=4, prior_width=8,
+        name="tiny", channels=24, codebook_size=64, groups=(8, 16), prior_width=8, prior_depth=1,
         analysis_widths=(8, 8), analysis_blocks=(1, 1), synthesis_widths=(8, 8, 8), synthesis_blocks=(1, 1, 1),
     )
     return LoocConfig(**(values | changes))
@@ -43,7 +43,7 @@ def build_tiny_model(**changes):
             parameter.add_(torch.randn(parameter.shape, generator=generator) * (0.1 if name.startswith("prior.") else 0.02))
         # Spreads of about ten steps at most, as a trained prior would expect of such pictures.
         model.prior.quality_log_scale.table += torch.linspace(-1.0, 2.5, len(model.prior.quality_log_scale.table))[:, None]
-    CodeFitter(model).start(torch.full((model.config.hyper_classes, model.config.codevector_dim), 2.0))
+    CodeFitter(model).start()
     model.freeze_core()
     return model.eval().requires_grad_(False)
 

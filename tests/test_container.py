@@ -28,7 +28,7 @@ SMALL = Container(
     height=200,
     quality=42,
     fingerprint=bytes(range(8)),
-    segments=(b"hyper", b"", b"groups"),
+    segments=(b"first", b"", b"groups"),
     code_checksum=0xDEADBEEF,
     chunks=(Chunk("exif", b"II*\0"), Chunk("zzzz", b""), Chunk("ALPH", b"plane")),
 )
@@ -79,7 +79,7 @@ def test_unpack_gives_back_what_was_packed(container: Container) -> None:
 
 def test_layout_is_the_documented_one() -> None:
     expected = "8c4c43" "13" "ac02" "c801" "2a" "0001020304050607" "05" "00" "06" "deadbeef"
-    assert pack(PLAIN) == sealed(bytes.fromhex(expected) + b"hyper" + b"groups")
+    assert pack(PLAIN) == sealed(bytes.fromhex(expected) + b"first" + b"groups")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_grey_picture_takes_one_byte_more() -> None:
 def with_chunks(*chunks: bytes) -> bytes:
     body = bytearray(pack(PLAIN)[:-4])
     body[8] |= 0x80
-    payload = len(b"hypergroups")
+    payload = len(b"firstgroups")
     return sealed(bytes(body[:-payload]) + bytes([len(chunks)]) + b"".join(chunks) + bytes(body[-payload:]))
 
 
@@ -201,7 +201,7 @@ def test_header_of_an_unknown_critical_chunk_can_be_read() -> None:
 
 def test_header_needs_no_payload() -> None:
     data = pack(SMALL)
-    assert read_header(data[: -4 - len(b"hypergroups")]) == read_header(data)
+    assert read_header(data[: -4 - len(b"firstgroups")]) == read_header(data)
 
 
 @pytest.mark.parametrize("size", [(250_000_000, 1), (1, 250_000_000), (80_000_000, 3)])

@@ -135,8 +135,8 @@ def test_chroma_of_a_grey_picture_is_nearly_free_with_the_shipped_weights():
         codec.encode_latent(latent, 50, model)
     finally:
         del book.symbols
-    # After the hyper codes: the levels of each group, 5 in the first, 2 in the others; units before positions.
-    spent, step, before = 0.0, 1, 0
+    # The levels of each group, 5 in the first, 2 in the others; units before positions.
+    spent, step, before = 0.0, 0, 0
     for index, group in enumerate(model.config.groups):
         units = chroma[before // 2 : (before + group) // 2]
         for _ in range(5 if index == 0 else 2):

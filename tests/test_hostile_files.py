@@ -39,7 +39,7 @@ def little_memory():
 @pytest.fixture
 def small_file(tmp_path) -> Path:
     path = tmp_path / "small.looc"
-    path.write_bytes(pack(Container(40, 30, 50, bytes(8), (b"hyper", b"group"), code_checksum=1)))
+    path.write_bytes(pack(Container(40, 30, 50, bytes(8), (b"first", b"group"), code_checksum=1)))
     return path
 
 
@@ -76,7 +76,7 @@ def test_pillow_reads_no_more_than_there_is(small_file):
         ("channels", "24"), ("channels", 2**20), ("channels", True), ("codebook_size", 8), ("groups", 24), ("groups", ()), ("groups", (24.0,)),
         ("groups", (-8, 32)), ("prior_width", 2**16), ("prior_depth", -1), ("scale_classes", None), ("ratio_classes", 4),
         ("analysis_widths", (8,)), ("synthesis_blocks", (1, 1)), ("synthesis_widths", 8), ("quality_anchors", 1), ("quality_anchors", [1]),
-        ("step_coarsest", float("nan")), ("step_finest", 0.0), ("name", 5), ("hyper_quality_bins", "x"),
+        ("step_coarsest", float("nan")), ("step_finest", 0.0), ("name", 5), ("scale_classes", "x"),
     ],
 )  # fmt: skip
 def test_ill_typed_or_huge_configurations_are_refused(field, value):
@@ -110,11 +110,11 @@ def test_a_faithful_copy_loads(tiny_model_file, tmp_path):
     [
         ("core.prior.companding", lambda old: old[:100].clone()),
         ("core.prior.companding", lambda old: old.fill_(255)),
-        ("core.prior.quality_features", lambda old: old[:50].clone()),
-        ("core.prior.hyper_entry.weight", lambda old: old[:1, :1, :1, :1].clone()),
-        ("core.prior.hyper_entry.weight", lambda old: old.float()),
-        ("core.prior.hyper_entry.exponent", lambda old: old.fill_(-128)),
-        ("core.prior.hyper_entry.bias", lambda old: old.fill_(2**24)),
+        ("core.prior.nets.1.0.quality", lambda old: old[:50].clone()),
+        ("core.prior.nets.1.0.entry.weight", lambda old: old[:1, :1, :1, :1].clone()),
+        ("core.prior.nets.1.0.entry.weight", lambda old: old.float()),
+        ("core.prior.nets.1.0.entry.exponent", lambda old: old.fill_(-128)),
+        ("core.prior.nets.1.0.entry.bias", lambda old: old.fill_(2**24)),
         ("core.codebook.frequencies", lambda old: old.fill_(1)),
         ("core.codebook.frequencies", lambda old: old[0].clone()),
         ("core.codebook.codevectors", lambda old: old.fill_(3)),

@@ -10,6 +10,7 @@ from looc_codec import codec, prior
 from looc_codec.errors import ModelError
 from looc_codec.prior import (
     EXACT_LIMIT,
+    LATENT_ONE,
     IntegerConv2d,
     NeighbourMean,
     Prior,
@@ -97,7 +98,7 @@ def test_unit_classes_cover_all_rows_and_depend_on_size_and_ratio():
     config = tiny_config()
     low = unit_classes(torch.tensor([[-500.0, -500.0]]), config)
     high = unit_classes(torch.tensor([[500.0, 500.0]]), config)
-    assert low == config.ratio_classes // 2 and high == config.latent_classes - 1 - config.ratio_classes // 2
+    assert low == config.ratio_classes // 2 and high == config.classes - 1 - config.ratio_classes // 2
     left, right = unit_classes(torch.tensor([[60.0, -60.0], [-60.0, 60.0]]), config)
     assert left - right == config.ratio_classes - 1
 
@@ -111,9 +112,8 @@ def test_traverse_visits_every_unit_once_and_repeats_itself(tiny_model, size):
 
     def code(step, rows, mean):
         units = torch.randint(-60, 60, mean.shape, generator=generator, dtype=torch.int32)
-        assert rows.min() >= 0 and rows.max() < config.latent_classes + config.hyper_classes
-        if not step.hyper:
-            seen[step.channels] = seen[step.channels].index_add(1, step.positions, torch.ones(seen[step.channels].shape[0], len(step.positions), dtype=torch.int64))
+        assert rows.min() >= 0 and rows.max() < config.classes
+        seen[step.channels] = seen[step.channels].index_add(1, step.positions, torch.ones(seen[step.channels].shape[0], len(step.positions), dtype=torch.int64))
         return mean + units
 
     first = tiny_model.prior.traverse(height, width, 30, code)
@@ -177,7 +177,7 @@ def test_training_forward_reaches_every_parameter():
     torch.manual_seed(0)
     prior = Prior(tiny_config())
     result = prior(torch.randn(2, 24, 6, 6) * 4, torch.tensor([20.0, 80.0]))
-    (result["bits"].sum() + result["hyper_bits"].sum() + result["latent_hat"].square().sum()).backward()
+    (result["bits"].sum() + result["latent_hat"].square().sum()).backward()
     without = [name for name, parameter in prior.named_parameters() if parameter.grad is None]
     assert not without
 
@@ -206,3 +206,20 @@ def test_picking_in_parts_makes_no_difference(tiny_model, monkeypatch):
     assert len(whole.coarse) > 10
     for name in ("first", "second", "coarse", "fine"):
         assert torch.equal(getattr(whole, name), getattr(parts, name))
+
+
+@pytest.mark.parametrize("quality", [1, 100])
+def test_training_computes_what_the_codec_does(tiny_model, quality):
+    """The codec visits only the positions of each level, training all of them; both find the same means."""
+    generator = torch.Generator().manual_seed(6)
+    config = tiny_model.config
+    latent = torch.randn(config.channels, 11, 7, generator=generator) * 8
+
+    def code(step, rows, mean):
+        target = step.units(latent.flatten(1), config.codevector_dim) * LATENT_ONE
+        return (mean + torch.floor((target - mean) / LATENT_ONE + 0.5) * LATENT_ONE).to(torch.int32)
+
+    with torch.no_grad():
+        trained = tiny_model.prior(latent[None], torch.tensor([float(quality)]))["latent_hat"][0] * LATENT_ONE
+    # `latent_hat` is the latent plus a difference, which float32 does not add up to the last bit.
+    assert torch.equal(tiny_model.prior.traverse(11, 7, quality, code).float(), trained.round())

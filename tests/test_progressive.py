@@ -38,13 +38,8 @@ def test_kept_groups_are_exact_and_missing_ones_are_the_priors_mean(tiny_model, 
     means = torch.zeros(tiny_model.config.channels, grid[0] * grid[1], dtype=torch.int32)
 
     def note_mean(step, rows, mean):
-        value = mean if step.hyper or step.segment > 1 else step.units(whole.flatten(1), tiny_model.config.codevector_dim)
-        if step.hyper:
-            decoder = codec.SegmentDecoder(codec.table_bank(tiny_model), file.segments[0])
-            book = tiny_model.codebook
-            value = mean + book.value(book.read(rows, lambda r: torch.from_numpy(decoder.read(r.numpy())).long()), rows)
-        else:
-            step.place(value, means)
+        value = mean if step.segment > 0 else step.units(whole.flatten(1), tiny_model.config.codevector_dim)
+        step.place(value, means)
         return value
 
     tiny_model.prior.traverse(*grid, file.quality, note_mean)
@@ -55,7 +50,7 @@ def test_all_groups_are_the_whole_picture_and_more_are_refused(tiny_model, data)
     count = len(tiny_model.config.groups)
     whole = np.asarray(codec.decompress(data, model=tiny_model))
     assert np.array_equal(np.asarray(codec.decompress(data, model=tiny_model, groups=count)), whole)
-    for groups in (-1, count + 1):
+    for groups in (-1, 0, count + 1):
         with pytest.raises(FormatError, match="groups were asked for"):
             codec.decompress(data, model=tiny_model, groups=groups)
 
@@ -67,7 +62,7 @@ def test_every_cut_is_refused_or_gives_what_is_there(tiny_model, data, metadata)
         image.info["xmp"] = b"<x:xmpmeta/>"
         data = codec.compress(image, quality=40, model=tiny_model)
     ends = segment_ends(data)
-    previews = [np.asarray(codec.decompress(data, model=tiny_model, groups=groups)) for groups in range(len(ends))]
+    previews = [np.asarray(codec.decompress(data, model=tiny_model, groups=1 + groups)) for groups in range(len(ends))]
     assert len({preview.tobytes() for preview in previews}) == len(ends)
     for length in range(len(data)):
         with pytest.raises(TruncatedError, match="truncated"):
@@ -116,15 +111,15 @@ def test_damage_before_the_cut_is_noticed(tiny_model):
 
 def test_truncate_by_groups_and_bytes(tiny_model, data):
     ends = segment_ends(data)
-    for groups, end in enumerate(ends):
+    for groups, end in enumerate(ends, start=1):
         cut = container.truncate(data, groups=groups)
         assert len(cut) == end + 4 and cut[:end] == data[:end]
         assert container.truncate(data, max_bytes=len(cut)) == container.truncate(data, max_bytes=len(cut) + 1) == cut
-        assert container.held_segments(container.read_header(cut), cut) == (groups + 1, True)
+        assert container.held_segments(container.read_header(cut), cut) == (groups, True)
         expected = np.asarray(codec.decompress(data, model=tiny_model, groups=groups))
         assert np.array_equal(np.asarray(codec.decompress(cut, model=tiny_model, allow_truncated=True)), expected)
         # A cut can be cut again, and a cut download sealed.
-        assert container.truncate(cut, groups=0) == container.truncate(data, groups=0)
+        assert container.truncate(cut, groups=1) == container.truncate(data, groups=1)
         assert container.truncate(data[: end + 1], groups=groups) == cut
         with pytest.raises(FormatError, match="cannot keep"):
             container.truncate(cut, groups=groups + 1)
@@ -144,7 +139,7 @@ def test_a_cut_file_is_refused_until_allowed_and_never_packed(tiny_model, data):
     with pytest.raises(TruncatedError):
         codec.verify(cut, model=tiny_model)
     file = container.unpack(cut, allow_truncated=True)
-    assert file.segments[2] is None
+    assert file.segments[1] is None
     assert dataclasses.replace(file, segments=container.unpack(data).segments) == container.unpack(data)
     with pytest.raises(FormatError, match="without all"):
         container.pack(file)
@@ -156,8 +151,8 @@ def test_more_groups_are_better_with_the_shipped_weights():
     rgb = np.ascontiguousarray(astronaut()[:256, 100:356, :3])
     model = codec.load_model()
     data = codec.compress(rgb, quality=60, model=model)
-    levels = [psnr_db(rgb, np.asarray(codec.decompress(data, model=model, groups=groups))) for groups in range(len(model.config.groups) + 1)]
-    assert levels == sorted(levels) and levels[1] > 20
+    levels = [psnr_db(rgb, np.asarray(codec.decompress(data, model=model, groups=groups))) for groups in range(1, len(model.config.groups) + 1)]
+    assert levels == sorted(levels) and levels[0] > 20
 
 
 def test_pillow_decodes_a_cut_file_when_truncated_images_are_allowed(tiny_installed, tmp_path, monkeypatch):  # noqa: F811

@@ -2,7 +2,7 @@
 
     python tools/progressive.py [--images ../shared/data/val] [--qualities 20,50,80] [--limit N] [--out docs/results/progressive]
 
-Each picture is coded, without metadata, once per quality and restored from its hyper codes and the first 0, 1, ... channel groups; the bytes are those of the
+Each picture is coded, without metadata, once per quality and restored from its first 1, 2, ... channel groups; the bytes are those of the
 file that `looc truncate` makes. Writes means over the pictures to progressive.json and draws them into progressive.png.
 """
 
@@ -27,17 +27,17 @@ def measure(paths: list[Path], quality: int, model_name: str) -> list[dict[str, 
 
     model = codec.load_model(model_name)
     count = len(model.config.groups)
-    rows: list[list[tuple[float, float]]] = [[] for _ in range(count + 1)]
+    rows: list[list[tuple[float, float]]] = [[] for _ in range(count)]
     for path in paths:
         picture = images.read_picture(path).without_metadata()
         data = codec.compress_picture(picture, quality=quality, model=model)
-        for groups in range(count + 1):
+        for groups in range(1, count + 1):
             size = len(container.truncate(data, groups=groups))
             preview = codec.decompress_picture(data, model=model, groups=groups)
-            rows[groups].append((8 * size / (picture.width * picture.height), psnr_db(picture.rgb, preview.rgb)))
+            rows[groups - 1].append((8 * size / (picture.width * picture.height), psnr_db(picture.rgb, preview.rgb)))
     means = [[round(statistics.mean(column), 4) for column in zip(*row, strict=True)] for row in rows]
     whole = means[-1][0]
-    return [{"groups": groups, "bpp": bpp, "share_of_bytes": round(bpp / whole, 4), "psnr_db": psnr} for groups, (bpp, psnr) in enumerate(means)]
+    return [{"groups": groups, "bpp": bpp, "share_of_bytes": round(bpp / whole, 4), "psnr_db": psnr} for groups, (bpp, psnr) in enumerate(means, start=1)]
 
 
 def draw(curves: dict[str, list[dict[str, float]]], target: Path) -> None:

@@ -49,7 +49,7 @@ def decompress(
     max_pixels: MaxPixelsOption = DEFAULT_MAX_PIXELS,
     groups: Annotated[
         int | None,
-        typer.Option("--groups", min=0, metavar="N", help="Decode only the first N channel groups: a quick preview.", show_default=False),
+        typer.Option("--groups", min=1, metavar="N", help="Decode only the first N channel groups: a quick preview.", show_default=False),
     ] = None,
     allow_truncated: Annotated[bool, typer.Option("--allow-truncated", help="Decode what a file that was cut short holds.")] = False,
 ) -> None:

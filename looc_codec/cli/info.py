@@ -38,7 +38,7 @@ def info(
             continue
         record = describe_header(header, len(data))
         held, sealed = held_segments(header, data)
-        record["groups"] = [held - 1, len(header.segment_lengths_bytes) - 1] if held else None
+        record["groups"] = [held, len(header.segment_lengths_bytes)]
         problem = None
         # A file that `looc truncate` cut is shorter, too, but as it should be.
         if len(data) != header.file_bytes and not sealed:
@@ -79,15 +79,14 @@ def describe_header(header: Header, size_bytes: int) -> dict[str, Any]:
 
 
 def _print_record(name: str, record: dict[str, Any]) -> None:
-    hyper, *groups = record["segment_bytes"] or [0]
     chunks = ", ".join(f"{kind} {size_text(length)}" for kind, length in record["chunk_bytes"].items())
     print(printable(name))
     for label, text in (
         ("picture", f"{record['width']} x {record['height']}, {record['colour']}, quality {record['quality']}"),
         ("file", f"{size_text(record['bytes'])}, {record['bpp']:.3f} bits per pixel, format version {record['format_version']}"),
         ("model", f"{record['model'] or 'not installed'}, fingerprint {record['fingerprint']}"),
-        ("groups", "not even the hyper codes" if record["groups"] is None else "{} of {} channel groups".format(*record["groups"])),
-        ("payload", f"hyper codes {size_text(hyper)}, groups {', '.join(size_text(length) for length in groups)}"),
+        ("groups", "{} of {} channel groups".format(*record["groups"])),
+        ("payload", ", ".join(size_text(length) for length in record["segment_bytes"])),
         ("metadata", chunks or "none"),
         ("overhead", size_text(record["overhead_bytes"])),
     ):

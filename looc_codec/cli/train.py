@@ -61,7 +61,6 @@ def train(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only so many pictures.", show_default=False)] = None,
     rate: Annotated[float, typer.Option("--rate", min=0.0, help="Factor on all learning rates.")] = 1.0,
     prior_only: Annotated[float | None, typer.Option("--prior-only", min=0.0, max=1.0, help="Share of the run that trains only the prior.  [default: 0.16, with --init 0]", show_default=False)] = None,
-    hyper: Annotated[bool, typer.Option("--hyper/--no-hyper", help="Hyper codes, or none: they carry under 1% of a file, and without them training is steadier.")] = True,
     optimizer: Annotated[Optimizer, typer.Option("--optimizer", help="soap learns more per minute, adamw needs less memory.")] = Optimizer.soap,
     bf16: Annotated[bool, typer.Option("--bf16/--no-bf16", help="Networks in bfloat16, linear path in float32.")] = True,
     validation: Annotated[Path | None, typer.Option("--validation", metavar="DIR", help="Pictures to watch the loss and draw samples on; never trained on.", show_default=False)] = None,
@@ -83,14 +82,14 @@ def train(
     share = (0.0 if init else 0.16) if prior_only is None else prior_only
     options = TrainOptions(
         stage=stage.value, minutes=None if steps else (time_budget or 30.0), steps=steps, batch=batch, crop=crop, seed=seed, bf16=bf16, optimizer=optimizer.value,
-        prior_only_share=share, hyper_ramp_steps=1 if init else fresh.hyper_ramp_steps, transform_rate=fresh.transform_rate * rate, branch_rate=fresh.branch_rate * rate, prior_rate=fresh.prior_rate * rate,
+        prior_only_share=share, transform_rate=fresh.transform_rate * rate, branch_rate=fresh.branch_rate * rate, prior_rate=fresh.prior_rate * rate,
     )
     values = {} if config is None else _read_config(config)
     if name is not None:
         values["name"] = name
     request = RunRequest(
         data=data, out=out, config=values, options=options, device=device.value, init=init, resume=resume,
-        limit=limit, validation=validation, hyper=hyper, description=description, dataset=dataset.value,
+        limit=limit, validation=validation, description=description, dataset=dataset.value,
     )
     with ExitStack() as stack:
         report = _reporter(stack, options, quiet=quiet, as_json=as_json)

@@ -22,7 +22,7 @@ def truncate(
         str, typer.Option("-o", "--output", metavar="OUT|DIR|-", help="File for one input, folder for several, - for standard output.", show_default=False)
     ],
     groups: Annotated[
-        int | None, typer.Option("--groups", min=0, metavar="N", help="Keep the hyper codes and the first N channel groups.", show_default=False)
+        int | None, typer.Option("--groups", min=1, metavar="N", help="Keep the first N channel groups.", show_default=False)
     ] = None,
     max_bytes: Annotated[
         int | None,
@@ -44,7 +44,7 @@ def truncate(
         data = container.truncate(read_looc_bytes(job.input), groups=groups, max_bytes=max_bytes)
         header = container.read_header(data)
         record_file(record, header, len(data))
-        record.groups = container.held_segments(header, data)[0] - 1
+        record.groups = container.held_segments(header, data)[0]
         if job.output == STANDARD_STREAM:
             write_stdout(data)
         else:

@@ -1,6 +1,6 @@
 """The shared codebook in codec mode: predictive units, digits, entropy-constrained choice, bank of tables.
 
-One codebook of K codevectors of d* dimensions serves every unit of the latent and of the hyper latent (LooC, section
+One codebook of K codevectors of d* dimensions serves every unit of the latent (LooC, section
 3: a low-dimensional codebook shared by all units of a position). What differs from the paper is what is quantised, the
 residual against the prior's mean, and how: k = argmin |r - c_k|² + lambda * bits(k | row).
 
@@ -67,7 +67,7 @@ class Digits:
 class SharedCodebook(nn.Module):
     """Codevectors `(K, d*)` int32 (1/16 steps), table bank `(rows, K + 1)` int32, digit factor per fine row.
 
-    Fine rows are the latent classes followed by the hyper classes; a row with a digit factor above 1 also has a row of
+    Fine rows are the context classes; a row with a digit factor above 1 also has a row of
     first digits, whose number is `first_digit_row` (-1 where there is none). The last two rows hold the coarse and the
     fine digits of escaped units. The last column is the escape symbol.
     """
@@ -75,9 +75,8 @@ class SharedCodebook(nn.Module):
     def __init__(self, config: LoocConfig) -> None:
         super().__init__()
         self.config = config
-        fine_rows = config.latent_classes + config.hyper_classes
         self.codevectors = (lattice(config.codevector_dim, config.codebook_size) * FIXED_ONE).round().to(torch.int32)
-        self.set_digits(torch.ones(fine_rows, dtype=torch.int32))
+        self.set_digits(torch.ones(config.classes, dtype=torch.int32))
         self.set_tables(torch.ones(self.rows, config.codebook_size + 1))
 
     @property
@@ -253,7 +252,7 @@ class SharedCodebook(nn.Module):
             and not codevectors[0].any()
             and bool((self.digit_factor <= ESCAPE_FACTOR).all())
             and codevectors.shape == (config.codebook_size, config.codevector_dim)
-            and self.fine_rows == config.latent_classes + config.hyper_classes
+            and self.fine_rows == config.classes
             and frequencies.shape == (self.rows, config.codebook_size + 1)
             and int(frequencies.min()) >= 1
             and bool((frequencies.sum(1, dtype=torch.int64) == 2**TABLE_BITS).all())

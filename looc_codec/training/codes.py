@@ -52,17 +52,10 @@ class CodeFitter:
         """Table row of each unit of a latent with integer log scales `(B, C, h, w)` → `(n,)` int64."""
         return unit_classes(units_of(log_scale, self.config.codevector_dim), self.config)
 
-    def hyper_rows_of(self, quality: Tensor, shape: torch.Size) -> Tensor:
-        config = self.config
-        bins = torch.div((quality - QUALITY_MIN) * config.hyper_quality_bins, QUALITY_MAX - QUALITY_MIN + 1, rounding_mode="floor").long()
-        unit = torch.arange(config.hyper_units, device=quality.device) * config.hyper_quality_bins
-        rows = config.latent_classes + unit[None] + bins[:, None]
-        return rows[:, :, None].expand(-1, -1, shape[2] * shape[3]).reshape(-1)
-
     def row_deviations(self) -> Tensor:
-        """Nominal standard deviations of each latent row's unit, in steps: `(latent_classes, d*)`."""
+        """Nominal standard deviations of each class's unit, in steps: `(classes, d*)`."""
         config = self.config
-        row = torch.arange(config.latent_classes)
+        row = torch.arange(config.classes)
         mean_class, ratio = row // config.ratio_classes, row % config.ratio_classes - config.ratio_classes // 2
         mean_log = (SCALE_LOG_LOW + (mean_class + 0.5) * SCALE_LOG_WIDTH) / (2 * ACTIVATION_ONE)
         difference = ratio * (RATIO_LOG_SPAN // config.ratio_classes) / ACTIVATION_ONE
@@ -73,11 +66,11 @@ class CodeFitter:
 
     # --- start and fit ----------------------------------------------------------------------------------------------
 
-    def start(self, hyper_deviation: Tensor) -> None:
-        """Lattice codebook, digit factors and Gaussian tables; `hyper_deviation` `(hyper_classes, d*)` in steps."""
+    def start(self) -> None:
+        """Lattice codebook, digit factors and Gaussian tables."""
         fresh = SharedCodebook(self.config)
         book = self.book
-        deviation = torch.cat([self.row_deviations(), hyper_deviation.cpu()])
+        deviation = self.row_deviations()
         factor = deviation.amax(1) * REACH_IN_DEVIATIONS / fresh.reach
         choices = torch.tensor(DIGIT_FACTORS)
         book.set_digits(choices[torch.bucketize(factor, choices.float()).clamp(max=len(choices) - 1)])
@@ -113,11 +106,9 @@ class CodeFitter:
             quality = torch.floor(torch.rand(batch, generator=generator, device=self.device) * QUALITY_MAX + QUALITY_MIN).clamp(max=QUALITY_MAX)
             shrink = 0.7 + 0.3 * float(torch.rand((), generator=generator, device=self.device))
             latent = self.model.analysis(store.crops(batch, crop, generator, shrink), quality).float()
-            quantise = self.quantiser(quality) if self.counts is not None else None
-            result = self.model.prior(latent, quality, quantise)
-            dim = self.config.codevector_dim
-            units += [units_of(result["residual"], dim), units_of(result["hyper_residual"], dim)]
-            rows += [self.rows_of(result["log_scale"]), self.hyper_rows_of(quality, result["hyper_residual"].shape)]
+            result = self.model.prior(latent, quality, self.quantise if self.counts is not None else None)
+            units.append(units_of(result["residual"], self.config.codevector_dim))
+            rows.append(self.rows_of(result["log_scale"]))
             if report is not None:
                 report(index)
         return torch.cat(units) / LATENT_ONE, torch.cat(rows)
@@ -125,12 +116,7 @@ class CodeFitter:
     def fit(self, units: Tensor, rows: Tensor, rounds: int = 5) -> None:
         """LBG rounds on gathered residuals; `bits_per_unit` is then the mean rate under the tables before the last."""
         if self.counts is None:
-            hyper = rows >= self.config.latent_classes
-            index = rows[hyper] - self.config.latent_classes
-            square = torch.zeros(self.config.hyper_classes, units.shape[1], device=units.device)
-            number = torch.bincount(index, minlength=self.config.hyper_classes).clamp_min(1)
-            square.index_add_(0, index, units[hyper] ** 2)
-            self.start((square / number[:, None]).sqrt().clamp_min(0.05))
+            self.start()
         for _ in range(rounds):
             self.forget()
             self.bits_per_unit = self.count(units, rows)
@@ -187,25 +173,18 @@ class CodeFitter:
 
     # --- use while training -----------------------------------------------------------------------------------------
 
-    def quantiser(self, quality: Tensor) -> Callable[[Tensor, Tensor, bool], Tensor]:
-        """The `quantise` argument of Prior.forward: residuals (1/16 steps) → their coded values."""
+    def quantise(self, residual: Tensor, log_scale: Tensor) -> Tensor:
+        """The quantiser of Prior.forward: residuals (1/16 steps) `(B, C, h, w)` → their coded values."""
+        rows = self.rows_of(log_scale)
+        units = units_of(residual.float(), self.config.codevector_dim)
+        value = self.book.value(self.book.pick(units, rows, self.lagrangian), rows)
+        return latent_of(value.float(), residual.shape)
 
-        def quantise(residual: Tensor, log_scale: Tensor, hyper: bool) -> Tensor:
-            rows = self.hyper_rows_of(quality, residual.shape) if hyper else self.rows_of(log_scale)
-            units = units_of(residual.float(), self.config.codevector_dim)
-            value = self.book.value(self.book.pick(units, rows, self.lagrangian), rows)
-            return latent_of(value.float(), residual.shape)
-
-        return quantise
-
-    def observe(self, result: dict[str, Tensor], quality: Tensor) -> None:
+    def observe(self, result: dict[str, Tensor]) -> None:
         """Counts a training batch now and then, and refreshes tables and codevectors from decayed counts."""
         self.observed += 1
         if self.observed % 4 == 0:
-            dim = self.config.codevector_dim
-            units = torch.cat([units_of(result[key].detach(), dim) for key in ("residual", "hyper_residual")]) / LATENT_ONE
-            rows = torch.cat([self.rows_of(result["log_scale"].detach()), self.hyper_rows_of(quality, result["hyper_residual"].shape)])
-            self.count(units, rows)
+            self.count(units_of(result["residual"].detach(), self.config.codevector_dim) / LATENT_ONE, self.rows_of(result["log_scale"].detach()))
         if self.observed % REFRESH_STEPS == 0:
             self.processes.average((self.counts, self.sums, self.totals))
             self.refresh()

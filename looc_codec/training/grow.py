@@ -13,7 +13,6 @@ from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN, LoocConfig
 from looc_codec.data import PictureStore
 from looc_codec.errors import ModelError
 from looc_codec.model import LoocModel
-from looc_codec.prior import Prior
 from looc_codec.transforms import KERNEL, OVERLAP, QualityTable
 
 GROWING = ("prior_depth", "prior_width", "analysis_blocks", "synthesis_blocks")
@@ -53,7 +52,7 @@ def grown(model: LoocModel, config: LoocConfig, store: PictureStore | None = Non
             elif parameter.dim() == 1:
                 parameter[: len(value)] = value
             else:
-                rows, columns = torch.arange(len(value)), _kept_columns(name, value, new.prior, old_config.prior_width)
+                rows, columns = torch.arange(len(value)), torch.arange(value.shape[1])
                 # Old features do not read the new ones yet.
                 parameter[rows] = 0
                 parameter[rows[:, None], columns] = value
@@ -82,15 +81,6 @@ def _at_least(new: int | tuple, old: int | tuple) -> bool:
 def _make_identity(name: str, parameter: Tensor) -> None:
     # Activations are whole numbers of 0..255, so identity and clipping change nothing.
     parameter.copy_(torch.eye(len(parameter))[:, :, None, None] if name.endswith("weight") else torch.zeros_like(parameter))
-
-
-def _kept_columns(name: str, old: Tensor, prior: Prior, old_width: int) -> Tensor:
-    """Columns of a wider parameter that hold the columns of the old one."""
-    columns = torch.arange(old.shape[1])
-    if re.fullmatch(r"prior\.nets\.\d+\.\d+\.entry\.weight", name):
-        # Hyper features come first, known latents after them.
-        columns[old_width:] += prior.config.prior_width - old_width
-    return columns
 
 
 def _at_steps_of(config: LoocConfig, table: Tensor, old_config: LoocConfig) -> Tensor:

@@ -52,7 +52,6 @@ class TrainOptions:
     shrink_low: float = 0.6
     save_minutes: float = 2.0
     log_every: int = 50
-    hyper_ramp_steps: int = 600
     cut_share: float = 0.04
     grey_share: float = 0.04
     optimizer: str = "soap"
@@ -96,9 +95,6 @@ class Trainer:
         for transform in (model.analysis, model.synthesis):
             transform.to(memory_format=torch.channels_last)
         self.codes = codes
-        if model.prior.hyper_is_off:
-            # The noise of the rate estimate would wake it up again.
-            model.prior.hyper_analysis.requires_grad_(False)
         processes.share(parameter.detach() for parameter in model.parameters())
         groups = self.parameter_groups()
         if options.optimizer == "soap":
@@ -164,17 +160,15 @@ class Trainer:
 
     def joint_step(self, pixels: Tensor, quality: Tensor, prior_only: bool) -> dict[str, Tensor]:
         """Loss and figures of one batch. With `prior_only` the transforms stay as they are and only rate is trained."""
-        model, options, samples = self.model, self.options, pixels.shape[2] * pixels.shape[3]
+        model, samples = self.model, pixels.shape[2] * pixels.shape[3]
         autocast = torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.options.bf16)
         with autocast, torch.set_grad_enabled(not prior_only):
             latent = model.analysis(pixels, quality).float()
         with autocast:
-            result = model.prior(latent, quality, None if self.codes is None else self.codes.quantiser(quality), self.kept_groups(len(quality)))
-        # Hyper codes are cheap at first, or they collapse to zero before anything has learned to read them.
-        ramp = 1.0 if self.codes is not None else min(1.0, 0.1 + self.step_count / options.hyper_ramp_steps)
-        bpp = (result["bits"] + ramp * result["hyper_bits"]) / samples
+            result = model.prior(latent, quality, None if self.codes is None else self.codes.quantise, self.kept_groups(len(quality)))
+        bpp = result["bits"] / samples
         if self.codes is not None:
-            self.codes.observe(result, quality)
+            self.codes.observe(result)
         if prior_only:
             loss, mse = bpp, torch.zeros_like(bpp)
         else:

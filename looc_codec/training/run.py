@@ -46,7 +46,6 @@ class RunRequest:
     resume: bool = False
     limit: int | None = None
     validation: Path | None = None
-    hyper: bool = True
     description: str = ""
     dataset: str = "folder"
 
@@ -151,8 +150,6 @@ def train_stage(request: RunRequest, report: Report, processes: Processes) -> bo
         side = request.options.crop
         held_out = centre_crops(load_pictures(request.validation, min_side=side), side)
     model = LoocModel(LoocConfig.from_dict(meta["config"])) if meta is not None else starting_model(request, store)
-    if not request.hyper:
-        model.prior.switch_off_hyper()
     model.to(request.device)
     codes = None
     if request.options.stage == "codes":

@@ -36,7 +36,7 @@ def reconstruct(model: LoocModel, crops: Tensor, quality: float) -> tuple[Tensor
     qualities = torch.full((len(crops),), quality, device=crops.device)
     result = model.prior(model.analysis(crops, qualities), qualities)
     decoded = model.synthesis(result["latent_hat"], qualities).clamp(0, 255).round()
-    return decoded, (result["bits"] + result["hyper_bits"]) / crops[0, 0].numel()
+    return decoded, result["bits"] / crops[0, 0].numel()
 
 
 def validate(model: LoocModel, crops: Tensor) -> dict[str, float]:
