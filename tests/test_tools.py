@@ -58,7 +58,7 @@ def test_progressive_measures_every_cut(pictures, tmp_path):
     run(TOOLS / "progressive.py", "--images", pictures, "--qualities", "30,60", "--out", tmp_path / "curves")
     report = json.loads((tmp_path / "curves" / "progressive.json").read_text())
     for rows in report["qualities"].values():
-        assert [row["groups"] for row in rows] == list(range(len(rows)))
+        assert [row["groups"] for row in rows] == list(range(1, 1 + len(rows)))
         assert [row["bpp"] for row in rows] == sorted(row["bpp"] for row in rows) and rows[-1]["share_of_bytes"] == 1
     with Image.open(tmp_path / "curves" / "progressive.png") as plot:
         assert plot.width > 400
