@@ -21,6 +21,7 @@ FREE = ("name", "version", "codevector_dim", "codebook_size", "ratio_classes", "
 """Fields that no trained shape depends on. The codebook and its tables are fitted anew at the end of every run, and
 quality tables are read off at the new steps."""
 CROPS, CROP, RIDGE = 480, 192, 1e-5
+"""Crops, and their side in pixels, on which added channels are started; ridge in mean variances of a pixel."""
 
 
 def grown(model: LoocModel, config: LoocConfig, store: PictureStore | None = None) -> LoocModel:
@@ -29,8 +30,8 @@ def grown(model: LoocModel, config: LoocConfig, store: PictureStore | None = Non
 
     Added residual blocks and layers of the prior start as the identity; added features of the prior start at random
     and nothing reads them yet. (A wider layer leaves its integer weights a little less room below 2^24, which can cost
-    a channel one bit of precision.) So far it is the same function. Added channels start as the principal components
-    of what the trained ones cannot say about the pictures of `store`. With other steps a quality does what the
+    a channel one bit of precision.) So far it is the same function. Added channels start as a linear
+    correction of what the trained model gets wrong on the pictures of `store`; their rate has to be learned. With other steps a quality does what the
     quality of the same step did before. Raises ModelError for any other difference in size.
     """
     old_config = model.config
