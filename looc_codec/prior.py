@@ -403,10 +403,18 @@ class Prior(nn.Module):
         batch, _, height, width = latent.shape
         fixed = latent * LATENT_ONE
 
-        def coded(residual: Tensor, log_scale: Tensor) -> Tensor:
+        @torch.no_grad()
+        def decoded(target: Tensor, mean: Tensor, log_scale: Tensor, positions: Tensor, kept: Tensor | None) -> Tensor:
+            """Decoded values of a level's positions `(B, C, n)`, and of no others: the search for codes takes its time."""
+            target, mean, log_scale = (value.flatten(2).index_select(2, positions) for value in (target, mean, log_scale))
+            residual = target - mean
             if quantise is None:
-                return torch.floor(residual.detach() / LATENT_ONE + 0.5) * LATENT_ONE
-            return quantise(residual.detach(), log_scale.detach())
+                residual = torch.floor(residual / LATENT_ONE + 0.5) * LATENT_ONE
+            else:
+                residual = quantise(residual[..., None], log_scale[..., None])[..., 0]
+            if kept is not None:
+                residual = torch.where(kept[:, None, None], residual, 0.0)
+            return (mean + residual).clamp(-LATENT_LIMIT, LATENT_LIMIT)
 
         def bits_of(residual: Tensor, log_scale: Tensor) -> Tensor:
             # Additive uniform noise stands for the quantiser in the rate (Ballé et al. 2017).
@@ -419,6 +427,7 @@ class Prior(nn.Module):
         for index, group in enumerate(self.config.groups):
             target, group_base = fixed[:, before : before + group].float(), base[:, before : before + group]
             known = torch.cat(context, 1)
+            kept = None if kept_groups is None else index < kept_groups
             levels = levels_of_group(index)
             group_hat = residual = log_scale = torch.zeros_like(target)
             for number, mask in enumerate(level_masks(levels, height, width, latent.device)):
@@ -426,12 +435,10 @@ class Prior(nn.Module):
                 scale = scale + group_base
                 residual = torch.where(mask, target - mean, residual)
                 log_scale = torch.where(mask, scale, log_scale)
-                coded_hat = mean + coded(target - mean, scale)
-                if kept_groups is not None:
-                    coded_hat = torch.where((index < kept_groups)[:, None, None, None], coded_hat, mean)
-                group_hat = torch.where(mask, coded_hat.clamp(-LATENT_LIMIT, LATENT_LIMIT), group_hat).detach()
+                positions = mask.flatten().nonzero().flatten()
+                group_hat = group_hat.flatten(2).index_copy(2, positions, decoded(target, mean, scale, positions, kept)).view_as(target)
             group_bits = bits_of(residual, log_scale)
-            bits = bits + (group_bits if kept_groups is None else group_bits * (index < kept_groups))
+            bits = bits + (group_bits if kept is None else group_bits * kept)
             context.append(compand(group_hat).to(known.dtype))
             latents_hat.append(group_hat)
             residuals.append(residual)

@@ -155,7 +155,8 @@ def test_missing_data_and_missing_checkpoint_are_one_sentence(folder, tmp_path):
 
 
 @pytest.mark.parametrize("changes", [
-    {"prior_depth": 3}, {"prior_width": 20}, {"synthesis_blocks": (2, 1, 3), "analysis_blocks": (3, 2)}, {"prior_width": 13, "prior_depth": 2, "synthesis_blocks": (1, 2, 1), "codevector_dim": 1, "ratio_classes": 1},
+    {"prior_depth": 3}, {"prior_width": 20}, {"synthesis_blocks": (2, 1, 3), "analysis_blocks": (3, 2)},
+    {"synthesis_widths": (24, 20, 16), "synthesis_blocks": (2, 2, 2), "analysis_widths": (30, 20)}, {"prior_width": 13, "prior_depth": 2, "synthesis_blocks": (1, 2, 1), "codevector_dim": 1, "ratio_classes": 1},
 ])  # fmt: skip
 def test_a_grown_model_starts_as_the_same_function_and_learns(changes):
     model = LoocModel(tiny_config())
@@ -226,7 +227,7 @@ def test_added_channels_need_pictures():
         grown(LoocModel(tiny_config()), tiny_config(channels=sum(groups), groups=groups))
 
 
-@pytest.mark.parametrize("changes", [{"prior_width": 6}, {"channels": 32, "groups": (4, 8, 20)}, {"synthesis_widths": (16, 12, 12)}])
+@pytest.mark.parametrize("changes", [{"prior_width": 6}, {"channels": 32, "groups": (4, 8, 20)}, {"synthesis_widths": (24, 24, 4)}])
 def test_a_model_grows_in_no_other_way(changes):
     with pytest.raises(ModelError, match="train it from the start"):
         grown(LoocModel(tiny_config()), tiny_config(**changes))

@@ -1,4 +1,4 @@
-"""Growing a trained model: more layers, a wider prior, more channels or finer steps, all beginning where it stands."""
+"""Growing a trained model: more or wider layers, more channels or finer steps, all beginning where it stands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from looc_codec.errors import ModelError
 from looc_codec.model import LoocModel
 from looc_codec.transforms import KERNEL, OVERLAP, QualityTable
 
-GROWING = ("prior_depth", "prior_width", "analysis_blocks", "synthesis_blocks")
+GROWING = ("prior_depth", "prior_width", "analysis_widths", "analysis_blocks", "synthesis_widths", "synthesis_blocks")
 """Sizes that may become larger."""
 FREE = ("name", "version", "codevector_dim", "codebook_size", "ratio_classes", "step_coarsest", "step_finest")
 """Fields that no trained shape depends on. The codebook and its tables are fitted anew at the end of every run, and
@@ -25,14 +25,15 @@ CROPS, CROP, RIDGE = 480, 192, 1e-5
 
 
 def grown(model: LoocModel, config: LoocConfig, store: PictureStore | None = None) -> LoocModel:
-    """The model under a configuration with more residual blocks, a deeper or a wider prior, further groups of
+    """The model under a configuration with more or wider residual blocks, a deeper or a wider prior, further groups of
     channels, or other steps at the ends of the quality range.
 
-    Added residual blocks and layers of the prior start as the identity; added features of the prior start at random
-    and nothing reads them yet. (A wider layer leaves its integer weights a little less room below 2^24, which can cost
-    a channel one bit of precision.) So far it is the same function. Added channels start as a linear
-    correction of what the trained model gets wrong on the pictures of `store`; their rate has to be learned. With other steps a quality does what the
-    quality of the same step did before. Raises ModelError for any other difference in size.
+    Added residual blocks and layers of the prior start as the identity; added features of any layer start at random
+    and nothing that was there reads them yet. (A wider layer of the prior leaves its integer weights a little less room
+    below 2^24, which can cost a channel one bit of precision.) So far it is the same function. Added channels start as
+    a linear correction of what the trained model gets wrong on the pictures of `store`; their rate has to be learned.
+    With other steps a quality does what the quality of the same step did before. Raises ModelError for any other
+    difference in size.
     """
     old_config = model.config
     _require_growth(old_config, config)
