@@ -27,6 +27,7 @@ from looc_codec.model import load_model as read_model
 from looc_codec.prior import LATENT_LIMIT, LATENT_ONE, CodingStep
 from looc_codec.quantizers.codebook import HIGH_RATE_LAMBDA
 from looc_codec.refine import Coded, refine
+from looc_codec.transforms import KERNEL, OVERLAP
 
 DEFAULT_MODEL = "photo"
 DEFAULT_QUALITY = 50
@@ -71,10 +72,25 @@ def model_for_file(fingerprint: bytes, model: LoocModel | str | Path | None, dev
 # --- transforms, tiled ------------------------------------------------------------------------------------------------
 
 
-def halo_positions(blocks: tuple[int, ...]) -> int:
-    """Positions of context around a tile that make its result independent of the tiling, from blocks at 1/16, 1/8, 1/4."""
-    n16, n8, n4 = (*blocks, 0)[:3]
-    return n16 + (n8 + 1) // 2 + (n4 + 5) // 4 + 2
+def analysis_halo(blocks: tuple[int, int]) -> int:
+    """Positions around a tile that its latent depends on, from the number of blocks at 1/16 and 1/8 of the resolution.
+
+    A block sees one cell further; the lapped transform, whose outermost position in a tile sees padding, one position.
+    """
+    wide, fine = blocks
+    return wide + max(1, -(-fine // 2))
+
+
+def synthesis_halo(blocks: tuple[int, int, int]) -> int:
+    """Positions around a tile that its pixels depend on, from the number of blocks at 1/16, 1/8 and 1/4 of the resolution.
+
+    There are two ways down: through the blocks of each resolution and the 3x3 head; and from the corrected latent through
+    the lapped transform, whose windows begin 8 pixels before their position, the 3x3 entry, the blocks at 1/4 and the head.
+    """
+    n16, n8, n4 = blocks
+    through_blocks = -(-(n8 + -(-(n4 + 1) // 2)) // 2)
+    through_pixels = (4 * (n4 + 2) + KERNEL - OVERLAP - 1) // PATCH
+    return n16 + max(through_blocks, through_pixels)
 
 
 def tiles(length: int, tile: int) -> list[tuple[int, int]]:
@@ -87,8 +103,7 @@ def analyse(rgb: np.ndarray, quality: int, model: LoocModel, *, tile: int = TILE
     height, width = -(-rgb.shape[0] // PATCH), -(-rgb.shape[1] // PATCH)
     config = model.config
     device = next(model.analysis.parameters()).device
-    wide, fine = config.analysis_blocks
-    halo = halo_positions((wide, fine))
+    halo = analysis_halo(config.analysis_blocks)
     latent = torch.empty(config.channels, height, width)
     level = torch.tensor([float(quality)], device=device)
     for top, bottom in tiles(height, tile):
@@ -114,7 +129,7 @@ def synthesise(
     """
     height, width = latent_hat.shape[1:]
     device = next(model.synthesis.parameters()).device
-    halo = halo_positions(model.config.synthesis_blocks)
+    halo = synthesis_halo(model.config.synthesis_blocks)
     rgb = np.empty((*size, 3), np.uint8)
     level = torch.tensor([float(quality)], device=device)
     for top, bottom in tiles(height, tile):
@@ -174,7 +189,7 @@ def encode_picture(
 
     if effort == 0:
         return encode(latent)
-    halo = halo_positions(model.config.synthesis_blocks)
+    halo = synthesis_halo(model.config.synthesis_blocks)
     return refine(latent, rgb, quality, model, encode, rounds=EFFORT_ROUNDS[effort], halo=halo, grey=grey)
 
 

@@ -7,11 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_config
 from PIL import Image
 
 from looc_codec import codec, container
 from looc_codec.errors import FormatError, ImageError, LimitError, ModelError
 from looc_codec.metrics import psnr_db
+from looc_codec.model import LoocModel
 
 
 def photo(width: int, height: int, seed: int = 0) -> np.ndarray:
@@ -60,6 +62,25 @@ def test_tiles_make_no_difference(tiny_model):
     assert np.abs(one.astype(int) - many.astype(int)).max() <= 1
     reference = psnr_db(rgb, one)
     assert abs(reference - psnr_db(rgb, many)) < 0.02
+
+
+@pytest.mark.parametrize(("synthesis_blocks", "analysis_blocks"), [((4, 3, 4), (4, 3)), ((1, 0, 0), (1, 0)), ((0, 1, 2), (0, 3)), ((0, 0, 3), (2, 1)), ((0, 0, 0), (0, 0))])
+def test_a_tile_with_its_halo_is_what_the_whole_gives(synthesis_blocks, analysis_blocks):
+    model = LoocModel(tiny_config(synthesis_blocks=synthesis_blocks, analysis_blocks=analysis_blocks))
+    generator, quality = torch.Generator().manual_seed(0), torch.tensor([60.0])
+    with torch.no_grad():
+        # A fresh transform has branches that add nothing and windows that do not overlap.
+        for parameter in (*model.analysis.parameters(), *model.synthesis.parameters()):
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+        latent, pixels = torch.randn(1, model.config.channels, 22, 22, generator=generator), 255 * torch.rand(1, 3, 352, 352, generator=generator)
+        reach = codec.synthesis_halo(synthesis_blocks)
+        part = model.synthesis(latent[:, :, 10 - reach : 12 + reach, 10 - reach : 12 + reach], quality)
+        inner = slice(16 * reach, 16 * (reach + 2))
+        torch.testing.assert_close(part[:, :, inner, inner], model.synthesis(latent, quality)[:, :, 160:192, 160:192], rtol=1e-4, atol=1e-2)
+        reach = codec.analysis_halo(analysis_blocks)
+        part = model.analysis(pixels[:, :, 16 * (10 - reach) : 16 * (12 + reach), 16 * (10 - reach) : 16 * (12 + reach)], quality)
+        inner = slice(reach, reach + 2)
+        torch.testing.assert_close(part[:, :, inner, inner], model.analysis(pixels, quality)[:, :, 10:12, 10:12], rtol=1e-4, atol=1e-3)
 
 
 def test_higher_quality_is_larger(tiny_model):

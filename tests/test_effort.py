@@ -46,7 +46,7 @@ def test_grey_pictures_are_refined_as_grey(tiny_model):
 def test_correction_of_tiles_is_that_of_the_whole(tiny_model):
     rgb = photo(230, 150)
     latent_hat = codec.encode_latent(codec.analyse(rgb, 60, tiny_model), 60, tiny_model)[2]
-    halo = codec.halo_positions(tiny_model.config.synthesis_blocks)
+    halo = codec.synthesis_halo(tiny_model.config.synthesis_blocks)
     whole, tiled = (refine.decode_with_correction(latent_hat, rgb, 60, tiny_model, halo, False, tile=tile) for tile in (100, 4))
     assert np.abs(whole[0].astype(int) - tiled[0]).max() <= 1
     assert np.abs(whole[0].astype(int) - codec.synthesise(latent_hat, rgb.shape[:2], 60, tiny_model)).max() <= 1

@@ -47,7 +47,7 @@ def measure(path: Path, quality: int, model_name: str, crop: int | None) -> list
         size = sum(map(len, coded[0]))
         rounds[-1] |= {"cost": lagrangian_cost(size, rgb, decoded, quality, model.config), "bpp": 8 * size / pixels, "psnr_db": psnr_db(rgb, decoded)}
 
-    refine(latent, rgb, quality, model, encode, rounds=max(codec.EFFORT_ROUNDS), halo=codec.halo_positions(model.config.synthesis_blocks), report=report)
+    refine(latent, rgb, quality, model, encode, rounds=max(codec.EFFORT_ROUNDS), halo=codec.synthesis_halo(model.config.synthesis_blocks), report=report)
     for effort, last in enumerate(codec.EFFORT_ROUNDS):
         best = min(rounds[: last + 1], key=lambda row: row["cost"])
         # Without refinement nothing is synthesised; with it the last coding is, to be judged.
