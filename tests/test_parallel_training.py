@@ -19,7 +19,7 @@ from looc_codec.training.parallel import Processes
 
 WORKER = """
 import sys, torch, torch.distributed as distributed
-from looc_codec.training.parallel import join, leave
+from looc_codec.training.parallel import end_process, join, leave
 processes, device = join("cpu")
 rank = processes.rank
 first, second = torch.full((2, 3), float(rank)), torch.full((4,), 10.0 * (rank + 1))
@@ -32,6 +32,7 @@ assert torch.all(first == 0.5) and torch.all(second == 15.0), (first, second)
 assert torch.all(shared == 5.0) and int(state["a"]) == 7 and agreed == 2.5
 leave()
 open(f"{sys.argv[1]}/rank {rank} agrees", "w").close()
+end_process()
 """
 
 

@@ -75,6 +75,7 @@ def train(
     if steps is not None and time_budget is not None:
         raise typer.BadParameter("give --steps or --time-budget, not both")
     from looc_codec.training.loop import TrainOptions
+    from looc_codec.training.parallel import end_process
     from looc_codec.training.run import RunRequest
     from looc_codec.training.run import train as run_training
 
@@ -97,6 +98,7 @@ def train(
     if not finished:
         note(f"looc: stopped early; go on with: looc train --data {data} --out {out} --resume")
         raise typer.Exit(130)
+    end_process()
 
 
 def _read_config(path: Path) -> dict[str, Any]:

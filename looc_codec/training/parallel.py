@@ -7,6 +7,7 @@ DistributedDataParallel's single forward; models of a few million weights need n
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -59,19 +60,34 @@ class Processes:
         return float(tensor) / self.count
 
 
+def under_torchrun() -> bool:
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
 def join(device: str) -> tuple[Processes, str]:
     """Joins the run that torchrun started, if it did; returns the processes and this one's own device."""
-    count = int(os.environ.get("WORLD_SIZE", 1))
-    if count == 1:
+    if not under_torchrun():
         return Processes(), device
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    return Processes(distributed.get_rank(), count), device
+    return Processes(distributed.get_rank(), distributed.get_world_size()), device
 
 
 def leave() -> None:
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def end_process() -> None:
+    """Ends a process that torchrun started, with success; does nothing in any other.
+
+    Threads of gloo may still drop their last tensors while the interpreter shuts down, which aborts it once in a while
+    (PyTorch pull request 179291): everything is written by then, so there is no shutdown.
+    """
+    if under_torchrun():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
