@@ -13,12 +13,17 @@ from torch import Tensor, nn
 
 from looc_codec.config import LoocConfig
 from looc_codec.errors import ModelError
+from looc_codec.packing import pack_weights, unpack_weights
 from looc_codec.prior import Prior
 from looc_codec.quantizers.codebook import SharedCodebook
 from looc_codec.transforms import Analysis, Synthesis
 
 CRITICAL = "core."
 """Prefix of the tensors that decide which bits are written; only these make up the fingerprint."""
+SCALES = ".scales"
+"""Suffix of the scales, one an output channel, of a kernel that is stored packed."""
+KERNEL_DIMS = 4
+"""Dimensions of the tensors that are packed; all others are small."""
 
 
 class LoocModel(nn.Module):
@@ -80,14 +85,16 @@ def fingerprint_of(config: LoocConfig, core: dict[str, Tensor]) -> bytes:
     return digest.digest()[:8]
 
 
-def save_model(model: LoocModel, path: Path, *, half: bool = True) -> None:
-    """Writes the weights file: integer core as it is, transforms as float16 (or float32)."""
+def save_model(model: LoocModel, path: Path) -> None:
+    """Writes the weights file: integer core as it is; kernels of the transforms in 12 bits, their other parameters as float16."""
     if model.core_tensors is None:
         model.freeze_core()
-    dtype = torch.float16 if half else torch.float32
     tensors = {CRITICAL + name: value.contiguous().cpu() for name, value in model.core_tensors.items()}
     for name, value in float_state(model).items():
-        tensors[name] = value.to(dtype).contiguous().cpu()
+        if value.dim() == KERNEL_DIMS:
+            tensors[name], tensors[name + SCALES] = pack_weights(value)
+        else:
+            tensors[name] = value.to(torch.float16).contiguous().cpu()
     meta = {
         "name": model.name, "version": model.version, "fingerprint": model.fingerprint.hex(),
         "config": model.config.to_dict(), "description": model.description,
@@ -104,6 +111,15 @@ def float_state(model: LoocModel) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if name.startswith(("analysis.", "synthesis."))}
 
 
+def _float_tensors(model: LoocModel, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The stored parameters of the transforms as float32, unpacked to the shapes of the model."""
+    shapes = {name: tuple(value.shape) for name, value in float_state(model).items()}
+    return {
+        name: unpack_weights(value, stored[name + SCALES], shapes[name]) if len(shapes.get(name, ())) == KERNEL_DIMS else value.float()
+        for name, value in stored.items() if not name.endswith(SCALES)
+    }
+
+
 def load_model(path: Path, device: str = "cpu") -> LoocModel:
     """Reads a weights file; every malformed file raises ModelError. The prior stays on the CPU, where it is exact."""
     try:
@@ -116,8 +132,8 @@ def load_model(path: Path, device: str = "cpu") -> LoocModel:
         raise ModelError(f"{path} is not a looc weights file ({type(error).__name__}: {error})") from None
     model = LoocModel(config)
     core = {name.removeprefix(CRITICAL): value for name, value in tensors.items() if name.startswith(CRITICAL)}
-    rest = {name: value.float() for name, value in tensors.items() if not name.startswith(CRITICAL)}
     try:
+        rest = _float_tensors(model, {name: value for name, value in tensors.items() if not name.startswith(CRITICAL)})
         missing, unexpected = model.load_state_dict(rest, strict=False)
         if unexpected or set(float_state(model)) - set(rest):
             raise ModelError(f"{path} does not fit its own configuration; the file is damaged or from a newer looc")

@@ -120,7 +120,10 @@ def test_a_faithful_copy_loads(tiny_model_file, tmp_path):
         ("core.codebook.codevectors", lambda old: old.fill_(3)),
         ("core.codebook.codevectors", lambda old: old[:0].clone()),
         ("core.codebook.digit_factor", lambda old: old.fill_(255)),
-        ("synthesis.linear", lambda old: old.fill_(float("nan"))),
+        ("synthesis.linear.scales", lambda old: old.fill_(float("nan"))),
+        ("synthesis.linear.scales", lambda old: old[:1].clone()),
+        ("synthesis.linear", lambda old: old[:-1].clone()),
+        ("synthesis.linear", lambda old: old.float()),
     ],
 )
 def test_tensors_of_an_illegal_core_are_refused(tiny_model_file, tmp_path, name, value):

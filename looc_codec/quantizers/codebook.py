@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from looc_codec.config import LoocConfig
 from looc_codec.errors import ModelError
+from looc_codec.packing import pack_frequencies, shortened, unpack_frequencies
 from looc_codec.quantizers.search import scores
 
 FIXED_ONE = 16
@@ -99,10 +100,13 @@ class SharedCodebook(nn.Module):
         self.first_digit_row = torch.where(wide, wide.long().cumsum(0) - 1 + len(digit_factor), torch.tensor(-1))
 
     def set_tables(self, weights: Tensor) -> None:
-        """Integer frequencies from positive weights `(rows, K + 1)`: each >= 1, each row adding up to 2^24."""
+        """Integer frequencies from positive weights `(rows, K + 1)`: each >= 1, each row adding up to 2^24.
+
+        All but the largest of a row have 11 leading bits at most, which is what the weights file keeps of them.
+        """
         weights = weights.double().clamp_min(0)
         room = 2**TABLE_BITS - weights.shape[1]
-        frequencies = 1 + torch.floor(weights / weights.sum(1, keepdim=True).clamp_min(1e-30) * room).to(torch.int64)
+        frequencies = shortened(1 + torch.floor(weights / weights.sum(1, keepdim=True).clamp_min(1e-30) * room).to(torch.int64))
         largest = frequencies.argmax(1, keepdim=True)
         frequencies.scatter_add_(1, largest, 2**TABLE_BITS - frequencies.sum(1, keepdim=True))
         self.frequencies = frequencies.to(torch.int32)
@@ -236,26 +240,25 @@ class SharedCodebook(nn.Module):
         return {
             "codevectors": self.codevectors.to(torch.int16).cpu(),
             "digit_factor": self.digit_factor.to(torch.uint8).cpu(),
-            "frequencies": self.frequencies.cpu(),
+            "frequencies": pack_frequencies(self.frequencies.cpu()),
         }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Takes the tensors of `export`, checking that they form a legal bank."""
         stored = {name: (value.dtype, value.dim()) for name, value in tensors.items()}
-        if stored != {"codevectors": (torch.int16, 2), "frequencies": (torch.int32, 2), "digit_factor": (torch.uint8, 1)}:
+        if stored != {"codevectors": (torch.int16, 2), "frequencies": (torch.int16, 2), "digit_factor": (torch.uint8, 1)}:
             raise ModelError("the weights file holds other codebook tensors than this looc knows")
-        codevectors, frequencies = tensors["codevectors"].to(torch.int32), tensors["frequencies"]
+        codevectors, frequencies = tensors["codevectors"].to(torch.int32), unpack_frequencies(tensors["frequencies"], 2**TABLE_BITS)
         self.set_digits(tensors["digit_factor"].to(torch.int32))
         config = self.config
         legal = (
-            0 not in codevectors.shape and 0 not in frequencies.shape
+            0 not in codevectors.shape
             and not codevectors[0].any()
             and bool((self.digit_factor <= ESCAPE_FACTOR).all())
             and codevectors.shape == (config.codebook_size, config.codevector_dim)
             and self.fine_rows == config.classes
             and frequencies.shape == (self.rows, config.codebook_size + 1)
             and int(frequencies.min()) >= 1
-            and bool((frequencies.sum(1, dtype=torch.int64) == 2**TABLE_BITS).all())
         )
         if not legal:
             raise ModelError("the weights file holds an illegal codebook or table bank")
