@@ -19,7 +19,7 @@ LAYERS = (
     {"refine"},
     {"model"},
     {"quantizers", "prior", "transforms", "data", "datasets"},
-    {"entropy", "container", "images", "metrics", "files", "registry", "config"},
+    {"entropy", "container", "images", "metrics", "files", "registry", "config", "packing"},
     {"errors"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
