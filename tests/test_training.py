@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import pytorch_msssim
 import torch
 from conftest import tiny_config
 from PIL import Image
@@ -20,6 +21,7 @@ from looc_codec.model import LoocModel, load_model
 from looc_codec.training.codes import latent_of, units_of
 from looc_codec.training.grow import grown
 from looc_codec.training.loop import Trainer, TrainOptions
+from looc_codec.training.loss import MS_SSIM_IN_MSE, MSE_SHARE, distortion, distortion_weight
 from looc_codec.training.run import CHECKPOINT, WEIGHTS, RunRequest, train
 
 
@@ -250,3 +252,46 @@ def test_groups_that_are_not_kept_take_the_mean_and_cost_nothing():
 def test_an_unknown_optimizer_is_refused(folder):
     with pytest.raises(ModelError, match="choose soap or adamw"):
         Trainer(LoocModel(tiny_config()), PictureStore(load_pictures(folder, min_side=32)), options(optimizer="sgd"))
+
+
+def structured(count: int, side: int = 176) -> torch.Tensor:
+    return torch.stack([torch.from_numpy(photo(side, side, seed=seed).copy()).permute(2, 0, 1).float() for seed in range(count)])
+
+
+def test_ms_ssim_as_distortion_is_the_librarys_with_a_tenth_of_squared_error():
+    pixels = structured(2)
+    decoded = pixels + 5 * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(1))
+    assert distortion("ms-ssim", pixels, pixels).abs().max() < 1e-3
+    error = (decoded - pixels).square().mean((1, 2, 3))
+    torch.testing.assert_close(distortion("mse", decoded, pixels), error)
+    structure = torch.stack([pytorch_msssim.ms_ssim(a[None], b[None], data_range=255.0) for a, b in zip(decoded, pixels, strict=True)])
+    expected = MSE_SHARE * error + (1 - MSE_SHARE) * MS_SSIM_IN_MSE * (1 - structure)
+    torch.testing.assert_close(distortion("ms-ssim", decoded, pixels), expected, rtol=1e-3, atol=1e-2)
+
+
+def test_opposed_structures_do_not_make_gradients_infinite():
+    pixels = structured(2)
+    decoded = torch.stack([255 - pixels[0], pixels[1] + 3]).requires_grad_()
+    distortion("ms-ssim", decoded, pixels).sum().backward()
+    assert decoded.grad.isfinite().all() and decoded.grad[1].abs().max() > 0
+
+
+def test_a_step_weighs_the_chosen_distortion(tmp_path):
+    for seed in range(2):
+        Image.fromarray(photo(200, 190, seed=seed)).save(tmp_path / f"{seed}.png")
+    store, losses = PictureStore(load_pictures(tmp_path, min_side=176)), {}
+    model = LoocModel(tiny_config())
+    for metric in ("mse", "ms-ssim"):
+        trainer = Trainer(model, store, options(crop=176, metric=metric, cut_share=0.0))
+        pixels, quality = structured(2), torch.tensor([30.0, 70.0])
+        torch.manual_seed(3)
+        figures = trainer.joint_step(pixels, quality, False)
+        losses[metric] = (figures["loss"] - figures["bpp"]) / distortion_weight(model.config, quality)
+        torch.testing.assert_close(figures["mse"], losses["mse"], rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(losses["mse"], losses["ms-ssim"], rtol=0.05)
+
+
+@pytest.mark.parametrize("changes, word", [({"metric": "ms-ssim"}, "176"), ({"metric": "vmaf"}, "no metric")])
+def test_a_metric_that_cannot_be_trained_for_is_one_sentence(folder, changes, word):
+    with pytest.raises(ModelError, match=word):
+        Trainer(LoocModel(tiny_config()), PictureStore(load_pictures(folder, min_side=32)), options(**changes))

@@ -30,6 +30,13 @@ class Optimizer(str, Enum):
     adamw = "adamw"
 
 
+class Metric(str, Enum):
+    """mse: squared error, what PSNR measures; ms-ssim: structural similarity with a tenth of squared error."""
+
+    mse = "mse"
+    ms_ssim = "ms-ssim"
+
+
 class Dataset(str, Enum):
     """Data sets that `looc train` reads; the names are those of `datasets.DATASETS`."""
 
@@ -62,6 +69,7 @@ def train(
     rate: Annotated[float, typer.Option("--rate", min=0.0, help="Factor on all learning rates.")] = 1.0,
     prior_only: Annotated[float | None, typer.Option("--prior-only", min=0.0, max=1.0, help="Share of the run that trains only the prior.  [default: 0.16, with --init 0]", show_default=False)] = None,
     optimizer: Annotated[Optimizer, typer.Option("--optimizer", help="soap learns more per minute, adamw needs less memory.")] = Optimizer.soap,
+    metric: Annotated[Metric, typer.Option("--metric", help="What distortion is: squared error, or structure as MS-SSIM sees it.")] = Metric.mse,
     bf16: Annotated[bool, typer.Option("--bf16/--no-bf16", help="Networks in bfloat16, linear path in float32.")] = True,
     validation: Annotated[Path | None, typer.Option("--validation", metavar="DIR", help="Pictures to watch the loss and draw samples on; never trained on.", show_default=False)] = None,
     description: Annotated[str, typer.Option("--description", help="One line for the weights file.")] = "",
@@ -82,7 +90,7 @@ def train(
     fresh = TrainOptions()
     share = (0.0 if init else 0.16) if prior_only is None else prior_only
     options = TrainOptions(
-        stage=stage.value, minutes=None if steps else (time_budget or 30.0), steps=steps, batch=batch, crop=crop, seed=seed, bf16=bf16, optimizer=optimizer.value,
+        stage=stage.value, minutes=None if steps else (time_budget or 30.0), steps=steps, batch=batch, crop=crop, seed=seed, bf16=bf16, optimizer=optimizer.value, metric=metric.value,
         prior_only_share=share, transform_rate=fresh.transform_rate * rate, branch_rate=fresh.branch_rate * rate, prior_rate=fresh.prior_rate * rate,
     )
     values = {} if config is None else _read_config(config)

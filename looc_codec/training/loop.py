@@ -22,7 +22,7 @@ from looc_codec.errors import ModelError
 from looc_codec.model import LoocModel
 from looc_codec.training.checkpoint import load_checkpoint, save_checkpoint
 from looc_codec.training.codes import CodeFitter
-from looc_codec.training.loss import distortion_weight
+from looc_codec.training.loss import distortion, distortion_weight, mean_squared_error, require_metric
 from looc_codec.training.parallel import Processes
 from looc_codec.training.soap import Soap
 from looc_codec.training.validation import draw_curves, validate, write_samples
@@ -55,6 +55,7 @@ class TrainOptions:
     cut_share: float = 0.04
     grey_share: float = 0.04
     optimizer: str = "soap"
+    metric: str = "mse"
     bf16: bool = False
     compile: bool = False
 
@@ -89,6 +90,7 @@ class Trainer:
                  processes: Processes = Processes(), held_out: Tensor | None = None) -> None:
         if (options.minutes is None) == (options.steps is None):
             raise ModelError("give a training run either a number of minutes or a number of steps")
+        require_metric(options.metric, options.crop)
         self.store, self.options, self.device, self.processes = store, options, device, processes
         self.held_out = None if held_out is None else held_out.to(device)
         self.model = model.to(device)
@@ -174,8 +176,8 @@ class Trainer:
         else:
             with autocast:
                 decoded = model.synthesis(result["latent_hat"], quality).float()
-            mse = (decoded - pixels).square().mean((1, 2, 3))
-            loss = bpp + distortion_weight(model.config, quality) * mse
+            mse = mean_squared_error(decoded.detach(), pixels)
+            loss = bpp + distortion_weight(model.config, quality) * distortion(self.options.metric, decoded, pixels)
         # Dividing by the loss's own size lets all rates weigh alike in the gradient.
         objective = (loss / loss.detach().clamp_min(0.02)).mean()
         return {"objective": objective, "loss": loss.detach(), "bpp": bpp.detach(), "mse": mse.detach()}
@@ -255,7 +257,7 @@ class Trainer:
         if self.held_out is not None:
             weights = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
             self.take(self.ema)
-            self.log(folder / "validation.csv", {"step": self.step_count, "seconds": round(self.seconds_used, 1)} | validate(self.model, self.held_out))
+            self.log(folder / "validation.csv", {"step": self.step_count, "seconds": round(self.seconds_used, 1)} | validate(self.model, self.held_out, self.options.metric))
             write_samples(self.model, self.held_out, folder / "samples.png")
             self.take(weights)
         if (folder / "log.csv").exists():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from looc_codec.errors import ImageError
 from looc_codec.model import LoocModel
-from looc_codec.training.loss import distortion_weight
+from looc_codec.training.loss import distortion, distortion_weight
 
 QUALITIES = (5.0, 20.0, 35.0, 50.0, 65.0, 80.0, 95.0)
 SAMPLE_QUALITIES = (20.0, 50.0, 80.0)
@@ -39,8 +39,8 @@ def reconstruct(model: LoocModel, crops: Tensor, quality: float) -> tuple[Tensor
     return decoded, result["bits"] / crops[0, 0].numel()
 
 
-def validate(model: LoocModel, crops: Tensor) -> dict[str, float]:
-    """Mean log Lagrangian (0.01 is one per cent of R + lambda D) and, by quality, estimated bpp and PSNR.
+def validate(model: LoocModel, crops: Tensor, metric: str = "mse") -> dict[str, float]:
+    """Mean log Lagrangian (0.01 is one per cent of R + lambda D), D being the metric's, and, by quality, estimated bpp and PSNR.
 
     The noise of the rate estimate is seeded, so that two models are compared under the same.
     """
@@ -53,7 +53,7 @@ def validate(model: LoocModel, crops: Tensor) -> dict[str, float]:
             decoded, bpp = reconstruct(model, crops, quality)
             mse = (decoded - crops).square().mean((1, 2, 3))
             weight = distortion_weight(model.config, torch.tensor(quality))
-            losses.append(float((bpp + float(weight) * mse).log().mean()))
+            losses.append(float((bpp + float(weight) * distortion(metric, decoded, crops)).log().mean()))
             row[f"bpp_q{quality:.0f}"] = round(float(bpp.mean()), 4)
             row[f"psnr_db_q{quality:.0f}"] = round(float((10 * torch.log10(255**2 / mse.clamp_min(1e-3))).mean()), 3)
     return {"log_loss": round(sum(losses) / len(losses), 5)} | row
