@@ -27,7 +27,7 @@ from looc_codec.model import load_model as read_model
 from looc_codec.prior import LATENT_LIMIT, LATENT_ONE, CodingStep
 from looc_codec.quantizers.codebook import HIGH_RATE_LAMBDA
 from looc_codec.refine import Coded, refine
-from looc_codec.transforms import KERNEL, OVERLAP
+from looc_codec.transforms import cells_needed
 
 DEFAULT_MODEL = "photo"
 DEFAULT_QUALITY = 50
@@ -82,15 +82,8 @@ def analysis_halo(blocks: tuple[int, int]) -> int:
 
 
 def synthesis_halo(blocks: tuple[int, int, int]) -> int:
-    """Positions around a tile that its pixels depend on, from the number of blocks at 1/16, 1/8 and 1/4 of the resolution.
-
-    There are two ways down: through the blocks of each resolution and the 3x3 head; and from the corrected latent through
-    the lapped transform, whose windows begin 8 pixels before their position, the 3x3 entry, the blocks at 1/4 and the head.
-    """
-    n16, n8, n4 = blocks
-    through_blocks = -(-(n8 + -(-(n4 + 1) // 2)) // 2)
-    through_pixels = (4 * (n4 + 2) + KERNEL - OVERLAP - 1) // PATCH
-    return n16 + max(through_blocks, through_pixels)
+    """Positions around a tile that its pixels depend on, from the number of blocks at 1/16, 1/8 and 1/4 of the resolution."""
+    return blocks[0] + cells_needed(blocks)[0]
 
 
 def tiles(length: int, tile: int) -> list[tuple[int, int]]:
@@ -136,15 +129,13 @@ def synthesise(
         for left, right in tiles(width, tile):
             y0, y1, x0, x1 = max(0, top - halo), min(height, bottom + halo), max(0, left - halo), min(width, right + halo)
             part = (latent_hat[:, y0:y1, x0:x1].to(device).float() / LATENT_ONE)[None]
-            pixels = model.synthesis(part.contiguous(memory_format=torch.channels_last), level)[0]
+            margins = (top - y0, y1 - bottom, left - x0, x1 - right)
+            pixels = model.synthesis(part.contiguous(memory_format=torch.channels_last), level, margins)[0]
             if grey:
                 pixels = pixels.mean(0, keepdim=True).expand(3, -1, -1).clone()
             pixels = pixels.round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
             rows, columns = slice(top * PATCH, min(bottom * PATCH, size[0])), slice(left * PATCH, min(right * PATCH, size[1]))
-            rgb[rows, columns] = pixels[
-                (top - y0) * PATCH : (top - y0) * PATCH + rows.stop - rows.start,
-                (left - x0) * PATCH : (left - x0) * PATCH + columns.stop - columns.start,
-            ]
+            rgb[rows, columns] = pixels[: rows.stop - rows.start, : columns.stop - columns.start]
     return rgb
 
 

@@ -167,8 +167,40 @@ class Analysis(nn.Module):
         return latent
 
 
+Margins = tuple[int, int, int, int]
+"""Cells at the top, bottom, left and right of a map that only serve as context."""
+
+
+def cells_needed(blocks: tuple[int, int, int]) -> tuple[int, int]:
+    """Context that the synthesis still needs around its pixels: positions after the blocks at 1/16 of the resolution, and
+    cells of 1/8 after the blocks there. `blocks` are the numbers of blocks at 1/16, 1/8 and 1/4.
+
+    From 1/16 there are two ways down: through the blocks of each resolution and the 3x3 head; and from the corrected latent
+    through the lapped transform, whose windows begin 8 pixels before their position, the 3x3 entry, the blocks at 1/4 and the head.
+    """
+    _, n8, n4 = blocks
+    at8 = -(-(n4 + 1) // 2)
+    return max(-(-(n8 + at8) // 2), (4 * (n4 + 2) + KERNEL - OVERLAP - 1) // PATCH), at8
+
+
+def trimmed(cells: Tensor, margins: Margins, kept: int) -> tuple[Tensor, Margins]:
+    """A map `(B, C, h, w)` without what lies more than `kept` cells out in its margins, and the margins that are left."""
+    top, bottom, left, right = (max(0, margin - kept) for margin in margins)
+    height, width = cells.shape[2:]
+    return cells[:, :, top : height - bottom, left : width - right], tuple(min(margin, kept) for margin in margins)
+
+
+def times(margins: Margins, factor: int) -> Margins:
+    """The margins of the same map at a finer resolution."""
+    return tuple(factor * margin for margin in margins)
+
+
 class Synthesis(nn.Module):
-    """Dequantised latent in steps `(B, d, h, w)` → pixels `(B, 3, 16h, 16w)`, unclamped, 0..255 scale."""
+    """Dequantised latent in steps `(B, d, h, w)` → pixels `(B, 3, 16h, 16w)`, unclamped, 0..255 scale.
+
+    With `margins`, the positions at the latent's sides that only serve as context, their pixels are left out; each
+    stage then works on as little of them as the stages after it need.
+    """
 
     def __init__(self, config: LoocConfig, order: Tensor | None = None) -> None:
         super().__init__()
@@ -194,18 +226,28 @@ class Synthesis(nn.Module):
             self.blocks4 = nn.Sequential(*(ResidualBlock(w4) for _ in range(n4)))
             self.head4 = zero_conv(w4, 48, 3)
 
-    def forward(self, latent: Tensor, quality: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, quality: Tensor, margins: Margins = (0, 0, 0, 0)) -> Tensor:
         step = self.log_step(quality).exp()
+        at16, at8 = cells_needed(self.config.synthesis_blocks)
         if self.branch:
             # The quantisation error grows with the step, so the corrections are learned in units of it.
             strength = step.mean(1, keepdim=True)
             features = self.blocks16(self.modulation16(self.entry(stretch(latent)), quality))
             latent = latent + self.head16(features)
+            features, _ = trimmed(features, margins, at16)
+        latent, margins = trimmed(latent, margins, at16)
         with torch.autocast(latent.device.type, enabled=False):
             pixels = lapped_synthesis(latent.float() * step, self.linear)
         if self.branch:
             features = self.blocks8(F.pixel_shuffle(self.up8(features), 2))
-            features = F.pixel_shuffle(self.up4(features), 2) + self.entry4(F.pixel_unshuffle(pixels / 64, 4))
+            features, _ = trimmed(features, times(margins, 2), at8)
+            # One cell further out for the window of the entry.
+            quarters, margins4 = trimmed(F.pixel_unshuffle(pixels / 64, 4), times(margins, 4), 2 * at8 + 1)
+            entered, margins4 = trimmed(self.entry4(quarters), margins4, 2 * at8)
+            features = F.pixel_shuffle(self.up4(features), 2) + entered
             features = self.blocks4(self.modulation4(features, quality))
-            pixels = pixels + F.pixel_shuffle(self.head4(features), 4) * (strength / 16)
+            correction, _ = trimmed(self.head4(features), margins4, 0)
+        pixels, _ = trimmed(pixels, times(margins, PATCH), 0)
+        if self.branch:
+            pixels = pixels + F.pixel_shuffle(correction, 4) * (strength / 16)
         return pixels + 128

@@ -64,7 +64,7 @@ def test_tiles_make_no_difference(tiny_model):
     assert abs(reference - psnr_db(rgb, many)) < 0.02
 
 
-@pytest.mark.parametrize(("synthesis_blocks", "analysis_blocks"), [((4, 3, 4), (4, 3)), ((1, 0, 0), (1, 0)), ((0, 1, 2), (0, 3)), ((0, 0, 3), (2, 1)), ((0, 0, 0), (0, 0))])
+@pytest.mark.parametrize(("synthesis_blocks", "analysis_blocks"), [((4, 3, 4), (4, 3)), ((5, 3, 4), (4, 3)), ((1, 2, 3), (1, 1)), ((1, 0, 0), (1, 0)), ((0, 1, 2), (0, 3)), ((0, 0, 3), (2, 1)), ((0, 0, 0), (0, 0))])
 def test_a_tile_with_its_halo_is_what_the_whole_gives(synthesis_blocks, analysis_blocks):
     model = LoocModel(tiny_config(synthesis_blocks=synthesis_blocks, analysis_blocks=analysis_blocks))
     generator, quality = torch.Generator().manual_seed(0), torch.tensor([60.0])
@@ -74,9 +74,11 @@ def test_a_tile_with_its_halo_is_what_the_whole_gives(synthesis_blocks, analysis
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
         latent, pixels = torch.randn(1, model.config.channels, 22, 22, generator=generator), 255 * torch.rand(1, 3, 352, 352, generator=generator)
         reach = codec.synthesis_halo(synthesis_blocks)
-        part = model.synthesis(latent[:, :, 10 - reach : 12 + reach, 10 - reach : 12 + reach], quality)
-        inner = slice(16 * reach, 16 * (reach + 2))
-        torch.testing.assert_close(part[:, :, inner, inner], model.synthesis(latent, quality)[:, :, 160:192, 160:192], rtol=1e-4, atol=1e-2)
+        whole = model.synthesis(latent, quality)
+        part = model.synthesis(latent[:, :, 10 - reach : 12 + reach, 10 - reach : 12 + reach], quality, (reach,) * 4)
+        torch.testing.assert_close(part, whole[:, :, 160:192, 160:192], rtol=1e-4, atol=1e-2)
+        corner = model.synthesis(latent[:, :, : 2 + reach, 20 - reach :], quality, (0, reach, reach, 0))
+        torch.testing.assert_close(corner, whole[:, :, :32, 320:], rtol=1e-4, atol=1e-2)
         reach = codec.analysis_halo(analysis_blocks)
         part = model.analysis(pixels[:, :, 16 * (10 - reach) : 16 * (12 + reach), 16 * (10 - reach) : 16 * (12 + reach)], quality)
         inner = slice(reach, reach + 2)
