@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -120,7 +121,9 @@ def test_model_files_are_found_and_checked(tiny_model, tiny_model_file, tmp_path
     with pytest.raises(ModelError, match="fingerprint|installed|model"):
         codec.decompress(data)
     damaged = bytearray(tiny_model_file.read_bytes())
-    damaged[-20] ^= 255
+    header_length = int.from_bytes(damaged[:8], "little")
+    begin, end = json.loads(damaged[8 : 8 + header_length])["core.codebook.codevectors"]["data_offsets"]
+    damaged[8 + header_length + (begin + end) // 2] ^= 255
     other = tmp_path / "damaged.safetensors"
     other.write_bytes(damaged)
     with pytest.raises(ModelError):
