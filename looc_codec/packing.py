@@ -8,7 +8,7 @@ from torch import Tensor
 from looc_codec.errors import ModelError
 
 WEIGHT_BITS = 12
-"""Kodak-like crops lose 0.02% of BD-rate by it; 10 bits lose 0.17 and 8 bits 2.3% (docs/EXPERIMENTS.md, section 10)."""
+"""Validation crops lose 0.02% of BD-rate by it; 10 bits lose 0.17 and 8 bits 2.3% (docs/EXPERIMENTS.md, section 10)."""
 _WEIGHT_LIMIT = 2 ** (WEIGHT_BITS - 1) - 1
 MANTISSA_BITS = 11
 """Leading bits of a frequency that are kept. 13 is the largest shift below 2^24, so an int16 holds shift and mantissa."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from looc_codec.errors import ImageError
 from looc_codec.model import LoocModel
-from looc_codec.training.loss import distortion, distortion_weight
+from looc_codec.training.loss import distortion, distortion_weight, mean_squared_error
 
 QUALITIES = (5.0, 20.0, 35.0, 50.0, 65.0, 80.0, 95.0)
 SAMPLE_QUALITIES = (20.0, 50.0, 80.0)
@@ -51,7 +51,7 @@ def validate(model: LoocModel, crops: Tensor, metric: str = "mse") -> dict[str, 
         for quality in QUALITIES:
             torch.manual_seed(0)
             decoded, bpp = reconstruct(model, crops, quality)
-            mse = (decoded - crops).square().mean((1, 2, 3))
+            mse = mean_squared_error(decoded, crops)
             weight = distortion_weight(model.config, torch.tensor(quality))
             losses.append(float((bpp + float(weight) * distortion(metric, decoded, crops)).log().mean()))
             row[f"bpp_q{quality:.0f}"] = round(float(bpp.mean()), 4)
