@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,11 @@ class PictureStore:
             position += picture.size
         self.pixels = self.pixels.to(device)
         self.smallest = int(min(self.heights.min(), self.widths.min()))
+        # Short sides in order, and how much of the whole area the pictures below each of them have.
+        short, order = torch.minimum(self.heights, self.widths).cpu().sort()
+        areas = (self.heights * self.widths).cpu()[order].cumsum(0)
+        self.largest_window = int(short[torch.searchsorted(areas, areas[-1] // 2)])
+        self._areas: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -52,15 +58,19 @@ class PictureStore:
         """Random crops `(count, 3, size, size)` float32 of 0..255, flipped and transposed at random.
 
         `shrink` <= 1 downscales the crop (the same for the whole batch) from a window of size / shrink, which also
-        removes what is left of earlier compression. Pictures are drawn in proportion to their area.
+        removes what is left of earlier compression; windows grow up to the short side that half of all pixels' pictures have.
+        Pictures are drawn in proportion to their area, from those that are large enough.
         """
         device = self.pixels.device
-        window = min(self.smallest, max(size, round(size / shrink)))
-        if window < size:
+        if size > self.smallest:
             raise ImageError(f"the smallest training picture has only {self.smallest} pixels a side; --crop {size} is too large")
+        window = max(size, min(self.largest_window, round(size / shrink)))
         draw = torch.rand(3, count, generator=generator, device=device)
-        areas = (self.heights * self.widths).double().cumsum(0)
-        index = torch.searchsorted(areas, (draw[0].double() * areas[-1])).clamp(max=len(self) - 1)
+        if window not in self._areas:
+            fitting = torch.minimum(self.heights, self.widths) >= window
+            self._areas[window] = (self.heights * self.widths * fitting).double().cumsum(0)
+        areas = self._areas[window]
+        index = torch.searchsorted(areas, draw[0].double() * areas[-1], right=True).clamp(max=len(self) - 1)
         top = (draw[1] * (self.heights[index] - window + 1)).long().clamp_min(0)
         left = (draw[2] * (self.widths[index] - window + 1)).long().clamp_min(0)
         row_length = self.widths[index] * 3
@@ -91,7 +101,7 @@ def picture_sources(folder: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
             yield str(path.relative_to(folder)), path.read_bytes
 
 
-def load_pictures(folder: Path, *, min_side: int, limit: int | None = None, workers: int = 2, progress: Callable[[int], None] | None = None,
+def load_pictures(folder: Path, *, min_side: int, limit: int | None = None, workers: int | None = None, progress: Callable[[int], None] | None = None,
                   sources: Iterator[tuple[str, Callable[[], bytes]]] | None = None) -> list[np.ndarray]:
     """Decodes every picture of `folder` to `(H, W, 3)` uint8; those with a side below `min_side` are left out.
 
@@ -113,7 +123,7 @@ def load_pictures(folder: Path, *, min_side: int, limit: int | None = None, work
         return pixels if min(pixels.shape[:2]) >= min_side else None
 
     pictures: list[np.ndarray] = []
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         for picture in pool.map(decode, sources or picture_sources(folder)):
             if picture is not None:
                 pictures.append(picture)

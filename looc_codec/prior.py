@@ -15,6 +15,7 @@ Units of integers: latents and means are in 1/16 quantisation steps, activations
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,11 +54,19 @@ RATIO_LOG_SPAN = 110
 """Width of all ratio classes together: a ratio class is 110 // ratio_classes wide, and the outer ones are open."""
 
 
+class _RoundHalfUp(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x: Tensor) -> Tensor:
+        return torch.floor(x + 0.5)
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> Tensor:
+        return gradient
+
+
 def round_half_up(x: Tensor) -> Tensor:
     """floor(x + 1/2) with the identity as its gradient: the one rounding rule of the format."""
-    if not torch.is_grad_enabled():
-        return torch.floor(x + 0.5)
-    return x + (torch.floor(x + 0.5) - x).detach()
+    return _RoundHalfUp.apply(x) if torch.is_grad_enabled() else torch.floor(x + 0.5)
 
 
 def compand(latent: Tensor) -> Tensor:
@@ -92,14 +101,19 @@ class IntegerConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels_out))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         self.frozen: tuple[Tensor, Tensor] | None = None
+        self.derived: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def room(self) -> float:
+        """What the sum of a channel's weights, times the largest activation, may reach."""
+        return PLANNED_LIMIT - ACTIVATION_LIMIT * self.weight[0].numel() / 2
 
     def exponents(self) -> Tensor:
         """e per output channel `(C,)`: the largest for which weights fit -127..127 and sums stay below 2^24."""
         weight = self.weight.detach()
         peak = weight.abs().amax((1, 2, 3)).clamp_min(1e-6)
         total = weight.abs().sum((1, 2, 3)) * ACTIVATION_LIMIT + self.bias.detach().abs() * ACTIVATION_ONE
-        room = PLANNED_LIMIT - ACTIVATION_LIMIT * weight[0].numel() / 2
-        limit = torch.minimum(WEIGHT_LIMIT / peak, room / total.clamp_min(1e-6))
+        limit = torch.minimum(WEIGHT_LIMIT / peak, self.room / total.clamp_min(1e-6))
         return torch.floor(torch.log2(limit)).clamp(EXPONENT_MIN, EXPONENT_MAX)
 
     def integers(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,7 +136,7 @@ class IntegerConv2d(nn.Module):
 
     def forward(self, x: Tensor, lattice: Lattice | None = None) -> Tensor:
         """`(B, C, h, w)` whole numbers → whole numbers at all positions or those of a lattice, before any clipping."""
-        weight, bias = self.frozen or self.scaled()
+        weight, bias = self.frozen or self.derived or self.scaled()
         reach = self.kernel // 2 * self.dilation
         if lattice is None:
             return round_half_up(F.conv2d(x, weight, bias, padding=reach, dilation=self.dilation))
@@ -163,6 +177,43 @@ class IntegerConv2d(nn.Module):
             self.bias.copy_(bias * scale / ACTIVATION_ONE)
             gain = scale * 2.0**self.gain_bits
             self.frozen = ((weight * gain[:, None, None, None]).contiguous(memory_format=torch.channels_last), bias * gain)
+
+
+class JointIntegers:
+    """Integer weights of many layers derived together, as `IntegerConv2d.scaled` gives them one by one.
+
+    One by one they are two thousand launches of a GPU, as much as all of the rest of the prior.
+    """
+
+    def __init__(self, layers: list[IntegerConv2d]) -> None:
+        self.layers = layers
+        device = layers[0].weight.device
+        channels = torch.tensor([layer.weight.shape[0] for layer in layers])
+        of_channel = [torch.full((count,), value) for count, value in zip(channels.tolist(), range(len(layers)), strict=True)]
+        self.room = torch.tensor([layer.room for layer in layers])[torch.cat(of_channel)].to(device)
+        self.gain = torch.tensor([float(layer.gain_bits) for layer in layers])[torch.cat(of_channel)].to(device)
+        inputs = torch.tensor([layer.weight[0].numel() for layer in layers])[torch.cat(of_channel)]
+        self.channel = torch.repeat_interleave(torch.arange(len(inputs)), inputs).to(device)
+
+    def __enter__(self) -> None:
+        weight = torch.cat([layer.weight.reshape(-1) for layer in self.layers])
+        bias = torch.cat([layer.bias for layer in self.layers])
+        with torch.no_grad():
+            size, zero = weight.abs(), torch.zeros_like(bias)
+            peak = zero.scatter_reduce(0, self.channel, size, "amax").clamp_min(1e-6)
+            total = zero.index_add(0, self.channel, size) * ACTIVATION_LIMIT + bias.abs() * ACTIVATION_ONE
+            limit = torch.minimum(WEIGHT_LIMIT / peak, self.room / total.clamp_min(1e-6))
+            exponent = torch.floor(torch.log2(limit)).clamp(EXPONENT_MIN, EXPONENT_MAX)
+            scale, rescale = torch.exp2(exponent), torch.exp2(self.gain - exponent)
+        weight = round_half_up(weight * scale[self.channel]).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT) * rescale[self.channel]
+        bias = round_half_up(bias * ACTIVATION_ONE * scale) * rescale
+        weights = weight.split([layer.weight.numel() for layer in self.layers])
+        for layer, own, shift in zip(self.layers, weights, bias.split([len(layer.bias) for layer in self.layers]), strict=True):
+            layer.derived = (own.view_as(layer.weight), shift)
+
+    def __exit__(self, *error: object) -> None:
+        for layer in self.layers:
+            layer.derived = None
 
 
 def clipped(x: Tensor) -> Tensor:
@@ -260,6 +311,15 @@ PYRAMID = (
 
 def levels_of_group(index: int) -> tuple[Level, ...]:
     return PYRAMID if index == 0 else CHECKERBOARD
+
+
+@functools.lru_cache(maxsize=64)
+def level_positions(index: int, height: int, width: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Mask `(h, w)` bool and flat positions `(n,)` int64 of each level of a group, kept: an accelerator that is asked for
+    positions makes the host wait."""
+    with torch.inference_mode(False):
+        masks = level_masks(levels_of_group(index), height, width, device)
+        return [(mask, mask.flatten().nonzero().flatten()) for mask in masks]
 
 
 def level_masks(levels: tuple[Level, ...], height: int, width: int, device: torch.device | str = "cpu") -> list[Tensor]:
@@ -370,6 +430,7 @@ class Prior(nn.Module):
             self.neighbours.append(nn.ModuleList(NeighbourMean(group, level.neighbours) for level in levels[1:]))
             before += group
         self.tables: dict[str, Tensor] | None = None
+        self.joint: JointIntegers | None = None
 
     # --- shared by training and the codec -------------------------------------------------------------------------
 
@@ -390,7 +451,30 @@ class Prior(nn.Module):
 
     # --- training -------------------------------------------------------------------------------------------------
 
+    def predict(self, group: int, level: int, quality: Tensor, context: Tensor, group_hat: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+        """`step` at all positions for a batch of qualities `(B,)`, with the base of the log scales `(B, C, 1, 1)`."""
+        mean, log_scale = self.step(group, level, self.nets[group][level].quality_row(quality), context, group_hat)
+        return mean, log_scale + base
+
+    @staticmethod
+    def noisy_bits(residual: Tensor, log_scale: Tensor) -> Tensor:
+        """Bits `(B,)` of residuals (1/16 steps) under Gaussians of the log scales (1/32), `(B, C, h, w)` both.
+
+        Additive uniform noise stands for the quantiser in the rate (Ballé et al. 2017).
+        """
+        noisy = residual.float() / LATENT_ONE + torch.rand_like(residual, dtype=torch.float32) - 0.5
+        return gaussian_bits(noisy, torch.exp(log_scale.float().clamp(-112, 130) / ACTIVATION_ONE)).sum((1, 2, 3))
+
     def forward(self, latent: Tensor, quality: Tensor, quantise: Callable | None = None, kept_groups: Tensor | None = None) -> dict[str, Tensor]:
+        """`rates`, with the integer weights of all layers derived at once on a GPU."""
+        if not latent.is_cuda or self.tables is not None:
+            return self.rates(latent, quality, quantise, kept_groups)
+        if self.joint is None:
+            self.joint = JointIntegers(list(self.integer_layers().values()))
+        with self.joint:
+            return self.rates(latent, quality, quantise, kept_groups)
+
+    def rates(self, latent: Tensor, quality: Tensor, quantise: Callable | None = None, kept_groups: Tensor | None = None) -> dict[str, Tensor]:
         """Rates and the quantised latent of a training batch.
 
         `latent` `(B, d, h, w)` in steps, `quality` `(B,)`. `quantise(residual, log_scale)` gives the quantised
@@ -416,11 +500,6 @@ class Prior(nn.Module):
                 residual = torch.where(kept[:, None, None], residual, 0.0)
             return (mean + residual).clamp(-LATENT_LIMIT, LATENT_LIMIT)
 
-        def bits_of(residual: Tensor, log_scale: Tensor) -> Tensor:
-            # Additive uniform noise stands for the quantiser in the rate (Ballé et al. 2017).
-            noisy = residual.float() / LATENT_ONE + torch.rand_like(residual, dtype=torch.float32) - 0.5
-            return gaussian_bits(noisy, torch.exp(log_scale.float().clamp(-112, 130) / ACTIVATION_ONE)).sum((1, 2, 3))
-
         base = round_half_up(self.quality_log_scale(quality) * ACTIVATION_ONE)
         context, bits, before = [latent.new_zeros(batch, 0, height, width)], 0.0, 0
         latents_hat, residuals, log_scales = [], [], []
@@ -428,16 +507,13 @@ class Prior(nn.Module):
             target, group_base = fixed[:, before : before + group].float(), base[:, before : before + group]
             known = torch.cat(context, 1)
             kept = None if kept_groups is None else index < kept_groups
-            levels = levels_of_group(index)
             group_hat = residual = log_scale = torch.zeros_like(target)
-            for number, mask in enumerate(level_masks(levels, height, width, latent.device)):
-                mean, scale = self.step(index, number, self.nets[index][number].quality_row(quality), known, group_hat)
-                scale = scale + group_base
+            for number, (mask, positions) in enumerate(level_positions(index, height, width, latent.device)):
+                mean, scale = self.predict(index, number, quality, known, group_hat, group_base)
                 residual = torch.where(mask, target - mean, residual)
                 log_scale = torch.where(mask, scale, log_scale)
-                positions = mask.flatten().nonzero().flatten()
                 group_hat = group_hat.flatten(2).index_copy(2, positions, decoded(target, mean, scale, positions, kept)).view_as(target)
-            group_bits = bits_of(residual, log_scale)
+            group_bits = self.noisy_bits(residual, log_scale)
             bits = bits + (group_bits if kept is None else group_bits * kept)
             context.append(compand(group_hat).to(known.dtype))
             latents_hat.append(group_hat)

@@ -12,6 +12,7 @@ from looc_codec.prior import (
     EXACT_LIMIT,
     LATENT_ONE,
     IntegerConv2d,
+    JointIntegers,
     NeighbourMean,
     Prior,
     axial,
@@ -223,3 +224,29 @@ def test_training_computes_what_the_codec_does(tiny_model, quality):
         trained = tiny_model.prior(latent[None], torch.tensor([float(quality)]))["latent_hat"][0] * LATENT_ONE
     # `latent_hat` is the latent plus a difference, which float32 does not add up to the last bit.
     assert torch.equal(tiny_model.prior.traverse(11, 7, quality, code).float(), trained.round())
+
+
+def test_integer_weights_of_all_layers_at_once_are_those_of_each():
+    torch.manual_seed(2)
+    model = Prior(tiny_config(prior_depth=2))
+    layers = list(model.integer_layers().values())
+    with torch.no_grad():
+        for index, layer in enumerate(layers):
+            # From layers limited by their largest weight to layers limited by their sums.
+            layer.weight.mul_(10.0 ** (index % 5 - 2))
+            layer.bias.add_(torch.randn_like(layer.bias))
+    signs = [(torch.randn_like(layer.weight), torch.randn_like(layer.bias)) for layer in layers]
+
+    def gradients(pairs):
+        for layer in layers:
+            layer.weight.grad = layer.bias.grad = None
+        sum((weight * a).sum() + (bias * b).sum() for (weight, bias), (a, b) in zip(pairs, signs, strict=True)).backward()
+        return [(layer.weight.grad.clone(), layer.bias.grad.clone()) for layer in layers]
+
+    single = [layer.scaled() for layer in layers]
+    expected = gradients(single)
+    with JointIntegers(layers):
+        joint = [layer.derived for layer in layers]
+    assert all(layer.derived is None for layer in layers)
+    for one, other in zip([*single, *expected], [*joint, *gradients(joint)], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=0)

@@ -1,11 +1,14 @@
-"""SOAP: rotations keep lengths, and ill-conditioned problems are solved in fewer steps than by Adam."""
+"""SOAP: rotations keep lengths, ill-conditioned problems are solved in fewer steps than by Adam, and buckets change nothing."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
-from looc_codec.training.soap import Soap, eigenbasis, rotate
+from looc_codec.training.soap import Soap, eigenbasis, orthonormal, rotate
+
+SHAPES = [(6, 5), (6, 5), (7,), (6, 5, 3, 3), (6, 5), (6, 5, 3, 3), (3,), (8, 1, 3, 3), (1, 1)]
 
 
 def loss_after(optimizer_of, steps: int) -> float:
@@ -26,6 +29,32 @@ def loss_after(optimizer_of, steps: int) -> float:
     return loss.item()
 
 
+def weights() -> list[torch.nn.Parameter]:
+    torch.manual_seed(0)
+    values = (torch.randn(shape) for shape in SHAPES)
+    return [torch.nn.Parameter(value.to(memory_format=torch.channels_last) if value.dim() == 4 else value) for value in values]
+
+
+def descend(optimizer: Soap, parameters: list[torch.nn.Parameter], steps: range, missing: tuple[int, ...] = (), zero: tuple[int, ...] = ()) -> None:
+    """Steps of seeded gradients, each a common mean and noise; `missing` parameters get none and `zero` ones zeros."""
+    for step in steps:
+        for index, parameter in enumerate(parameters):
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1000 * step + index))
+            mean = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
+            parameter.grad = None if index in missing else (mean + noise) * (index not in zero)
+        optimizer.step()
+
+
+def copies(state: dict) -> dict:
+    """A state as a checkpoint has it, apart from the optimizer's own tensors."""
+    return {"state": {index: {name: value.clone() for name, value in entry.items()} for index, entry in state["state"].items()},
+            "param_groups": state["param_groups"]}
+
+
+def bases_of(state: dict[str, Tensor]) -> dict[int, Tensor]:
+    return {int(name.removeprefix("basis")): value[None] for name, value in state.items() if name.startswith("basis")}
+
+
 def test_it_beats_adam_where_curvature_is_rotated():
     assert loss_after(Soap, 200) < 0.5 * loss_after(lambda p: torch.optim.Adam(p, betas=(0.95, 0.95)), 200)
 
@@ -35,22 +64,119 @@ def test_every_weight_shape_descends_and_keeps_orthonormal_bases(shape):
     torch.manual_seed(0)
     weight, target = torch.nn.Parameter(torch.zeros(shape)), torch.randn(shape)
     optimizer = Soap([weight], lr=0.05, longest_axis=5)
-    first = float((weight - target).square().sum())
+    first = float((weight - target).detach().square().sum())
     for _ in range(100):
         optimizer.zero_grad()
         (weight - target).square().sum().backward()
         optimizer.step()
-    assert float((weight - target).square().sum()) < 0.2 * first
-    state = optimizer.state[weight]
-    bases = {name: value for name, value in state.items() if name.startswith("basis")}
+    assert float((weight - target).detach().square().sum()) < 0.2 * first
+    bases = bases_of(optimizer.state[weight])
     assert len(bases) == sum(1 < size <= 5 for size in shape) * (len(shape) > 1)
     for basis in bases.values():
-        torch.testing.assert_close(basis.T @ basis, torch.eye(len(basis)), atol=1e-5, rtol=0)
-    value = torch.randn(shape)
-    torch.testing.assert_close(rotate(rotate(value, state), state, back=True), value, atol=1e-5, rtol=0)
+        torch.testing.assert_close(basis[0].T @ basis[0], torch.eye(basis.shape[1]), atol=1e-5, rtol=0)
+    value = torch.randn(1, *shape)
+    torch.testing.assert_close(rotate(rotate(value, bases), bases, back=True), value, atol=1e-5, rtol=0)
+
+
+def test_rotation_multiplies_every_axis_by_its_basis():
+    torch.manual_seed(0)
+    value, bases = torch.randn(2, 6, 5, 3, 4), {axis: torch.randn(2, size, size) for axis, size in ((0, 6), (2, 3), (3, 4))}
+    expected = torch.einsum("nabcd,nai,nck,ndl->nibkl", value, bases[0], bases[2], bases[3])
+    torch.testing.assert_close(rotate(value, bases), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("covariance", [torch.zeros(9, 9), torch.ones(9, 9), torch.eye(9)])
 def test_degenerate_covariances_still_give_a_basis(covariance):
-    basis = eigenbasis(covariance)
-    torch.testing.assert_close(basis.T @ basis, torch.eye(9), atol=1e-6, rtol=0)
+    for basis in (eigenbasis(covariance), *eigenbasis(torch.stack([covariance, torch.eye(9)]))):
+        torch.testing.assert_close(basis.T @ basis, torch.eye(9), atol=1e-6, rtol=0)
+
+
+def test_a_bucket_steps_its_parameters_as_each_alone():
+    together, alone = weights(), weights()
+    descend(Soap(together, lr=0.01, longest_axis=6), together, range(25))
+    for index, parameter in enumerate(alone):
+        # The others without gradients, so that this one keeps its seeds.
+        descend(Soap([parameter], lr=0.01, longest_axis=6), alone, range(25), tuple(other for other in range(len(alone)) if other != index))
+    for one, other, start in zip(together, alone, weights(), strict=True):
+        assert (one - start).detach().abs().min() > 1e-4
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_a_saved_state_goes_on_exactly():
+    whole, first, second = weights(), weights(), weights()
+    descend(Soap(whole, lr=0.01), whole, range(25))
+    optimizer = Soap(first, lr=0.01)
+    descend(optimizer, first, range(9))
+    saved = copies(optimizer.state_dict())
+    with torch.no_grad():
+        for parameter, value in zip(second, first, strict=True):
+            parameter.copy_(value)
+    resumed = Soap(second, lr=0.01)
+    resumed.load_state_dict(saved)
+    assert all(torch.equal(value, saved["state"][index][name]) for index, entry in resumed.state_dict()["state"].items() for name, value in entry.items())
+    descend(resumed, second, range(9, 25))
+    assert all(torch.equal(one, other) for one, other in zip(whole, second, strict=True))
+    # The state belongs to the steps that followed, and the saved one was left alone.
+    assert all(int(entry["step"]) == 25 for entry in resumed.state_dict()["state"].values())
+    assert all(int(entry["step"]) == 9 for entry in saved["state"].values())
+
+
+def test_the_state_of_other_axes_is_refused():
+    parameters = weights()
+    optimizer = Soap(parameters)
+    descend(optimizer, parameters, range(2))
+    with pytest.raises(ValueError, match="longest_axis=5"):
+        Soap(parameters, longest_axis=5).load_state_dict(copies(optimizer.state_dict()))
+
+
+def test_buckets_begin_with_their_first_gradient():
+    late, parameters = weights(), weights()
+    optimizer = Soap(late, lr=0.01)
+    pairs = (0, 1, 4)
+    descend(optimizer, late, range(3), missing=pairs)
+    assert all(torch.equal(late[index], parameters[index]) and not optimizer.state[late[index]] for index in pairs)
+    saved = copies(optimizer.state_dict())
+    optimizer.load_state_dict(saved)
+    descend(optimizer, late, range(3, 20))
+    descend(Soap(parameters, lr=0.01), parameters, range(3, 20))
+    for index in pairs:
+        assert int(optimizer.state[late[index]]["step"]) == 17
+        assert torch.equal(late[index], parameters[index])
+
+
+def test_a_missing_gradient_counts_as_zero_beside_others():
+    missing, zero = weights(), weights()
+    descend(Soap(missing, lr=0.01), missing, range(15), missing=(1, 6))
+    descend(Soap(zero, lr=0.01), zero, range(15), zero=(1, 6))
+    assert all(torch.equal(one, other) for one, other in zip(missing, zero, strict=True))
+    assert all(torch.equal(missing[index], weights()[index]) for index in (1, 6))
+
+
+def covariance_and_vectors(size: int, smallest: float) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(size)
+    vectors = torch.linalg.qr(torch.randn(3, size, size, generator=generator, dtype=torch.float64))[0]
+    values = torch.logspace(0, smallest, size, dtype=torch.float64)
+    return vectors @ (values[:, None] * vectors.mT), vectors
+
+
+@pytest.mark.parametrize("size", [3, 40, 160])
+@pytest.mark.parametrize("converged", [True, False])
+def test_cholesky_gives_the_q_of_the_qr_decomposition(size, converged):
+    covariance, vectors = covariance_and_vectors(size, -8)
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(3, size, size, generator=generator, dtype=torch.float64)
+    basis = torch.linalg.qr(vectors + 1e-3 * noise if converged else noise)[0]
+    product = covariance @ basis
+    q, sound = orthonormal(product)
+    assert sound.all()
+    q = q.float()
+    torch.testing.assert_close(q.mT @ q, torch.eye(size).expand(3, size, size), atol=1e-5, rtol=0)
+    expected = torch.linalg.qr(product)[0].float()
+    assert ((q * expected).sum(1).abs() > 1 - 1e-5).all()
+
+
+def test_cholesky_says_which_matrices_it_could_not_do():
+    matrices = torch.stack([torch.eye(4), torch.full((4, 4), torch.nan), torch.zeros(4, 4), torch.ones(4, 4).triu()])
+    q, sound = orthonormal(matrices)
+    assert sound.tolist() == [True, False, False, True]
+    torch.testing.assert_close(q[3].abs().float(), torch.eye(4), atol=1e-6, rtol=0)

@@ -106,3 +106,10 @@ def test_curve_check_counts_codes_and_compares_rates(tmp_path):
     check = json.loads((tmp_path / "check.json").read_text())
     assert check["qualities"] == 4 and 10 < check["codevectors_used"] <= check["codevectors"]
     assert check["dominated_mean"] == 0 and abs(check["real_against_promised_percent"]) < 5
+
+
+def test_training_speed_gives_a_line_for_each_variant(tmp_path, tiny_model_file):
+    Image.fromarray(photo(120, 80)).save(tmp_path / "a.png")
+    output = run(TOOLS / "training_speed.py", "--data", tmp_path, "--init", tiny_model_file, "--batch", "2", "--crop", "32", "--steps", "1", "--variants", "launched")
+    row = json.loads(output)
+    assert row["variant"] == "launched" and row["images_per_second"] > 0 and row["operations_a_picture"] > 1e6

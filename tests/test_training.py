@@ -86,7 +86,7 @@ def test_training_lowers_the_loss(folder):
         # One batch under one noise: those of the steps differ in content far more than training moves them.
         torch.manual_seed(3)
         with torch.no_grad():
-            return float(trainer.joint_step(pixels, quality, False)["loss"].mean())
+            return float(trainer.joint_step(pixels, quality, trainer.kept_groups(len(quality)), False)["loss"].mean())
 
     before = loss()
     for _ in range(160):
@@ -141,6 +141,39 @@ def test_crops_come_from_the_pictures(folder):
     marked = [np.full((40, 40, 3), 7, np.uint8), np.full((60, 50, 3), 9, np.uint8)]
     values = PictureStore(marked).crops(64, 32, torch.Generator().manual_seed(1)).amax((1, 2, 3))
     assert set(values.tolist()) == {7.0, 9.0}, "no crop may mix two pictures"
+
+
+def test_windows_larger_than_some_pictures_come_from_the_others():
+    small, large = np.full((33, 90, 3), 3, np.uint8), np.full((80, 90, 3), 5, np.uint8)
+    store = PictureStore([small, large, small])
+    assert store.largest_window == 80
+    crops = {shrink: store.crops(64, 32, torch.Generator().manual_seed(1), shrink=shrink).unique().tolist() for shrink in (1.0, 0.6, 0.3)}
+    assert crops == {1.0: [3.0, 5.0], 0.6: [5.0], 0.3: [5.0]}
+
+
+def test_a_diverged_run_keeps_the_checkpoint_from_before(folder, tmp_path):
+    store = PictureStore(load_pictures(folder, min_side=32))
+    trainer = Trainer(LoocModel(tiny_config()), store, options(steps=4))
+    trainer.save(tmp_path)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    with torch.no_grad():
+        trainer.model.synthesis.linear[0] = float("nan")
+    with pytest.raises(ModelError, match="diverged before step"):
+        trainer.run(tmp_path)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="records CUDA graphs")
+def test_recorded_steps_are_those_of_launched_ones(folder):
+    store, weights = PictureStore(load_pictures(folder, min_side=32), "cuda"), []
+    for record in (False, True):
+        torch.manual_seed(3)
+        trainer = Trainer(LoocModel(tiny_config()), store, options(steps=10, prior_only_share=0.0, record=record), "cuda")
+        for _ in range(10):
+            trainer.step()
+        weights.append(state_of(trainer))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_kodak_is_refused_as_training_data(tmp_path):
@@ -285,7 +318,7 @@ def test_a_step_weighs_the_chosen_distortion(tmp_path):
         trainer = Trainer(model, store, options(crop=176, metric=metric, cut_share=0.0))
         pixels, quality = structured(2), torch.tensor([30.0, 70.0])
         torch.manual_seed(3)
-        figures = trainer.joint_step(pixels, quality, False)
+        figures = trainer.joint_step(pixels, quality, trainer.kept_groups(len(quality)), False)
         losses[metric] = (figures["loss"] - figures["bpp"]) / distortion_weight(model.config, quality)
         torch.testing.assert_close(figures["mse"], losses["mse"], rtol=1e-3, atol=1e-3)
     assert not torch.allclose(losses["mse"], losses["ms-ssim"], rtol=0.05)

@@ -41,6 +41,8 @@ PICK_UNITS = 1 << 20
 ESCAPE_FACTOR = 32
 ESCAPE_ERROR = 1.0
 """Squared error (steps²) from which the encoder considers an escape; nearer units cannot gain by it."""
+GRID_MARGIN = 1.5
+"""Steps that the shortlists' grid reaches beyond the lattice, whatever codevectors a fit moves: its size never changes."""
 
 
 def lattice(dim: int, size: int) -> Tensor:
@@ -57,7 +59,8 @@ def lattice(dim: int, size: int) -> Tensor:
 @dataclass(frozen=True)
 class Digits:
     """Codes of n units: `first` `(n,)` is -1 where a unit has no first digit; `second` `(n,)` is K where it is escaped.
-    `coarse` and `fine` `(escaped,)` are the digits of the escaped units in order. All int64."""
+    `coarse` and `fine` `(escaped,)` are the digits of the escaped units in order; `pick_all` gives them for all units
+    `(n,)`, with meaning only where a unit is escaped. All int64."""
 
     first: Tensor
     second: Tensor
@@ -104,35 +107,46 @@ class SharedCodebook(nn.Module):
 
         All but the largest of a row have 11 leading bits at most, which is what the weights file keeps of them.
         """
-        weights = weights.double().clamp_min(0)
+        weights = weights.to(self.codevectors.device).double().clamp_min(0)
         room = 2**TABLE_BITS - weights.shape[1]
         frequencies = shortened(1 + torch.floor(weights / weights.sum(1, keepdim=True).clamp_min(1e-30) * room).to(torch.int64))
         largest = frequencies.argmax(1, keepdim=True)
         frequencies.scatter_add_(1, largest, 2**TABLE_BITS - frequencies.sum(1, keepdim=True))
-        self.frequencies = frequencies.to(torch.int32)
+        self.hold("frequencies", frequencies.to(torch.int32))
         self.prepare()
 
     def set_codevectors(self, codevectors: Tensor) -> None:
         """Takes codevectors `(K, d*)` in steps; rounds to 1/16 and keeps codevector 0 at zero."""
-        self.codevectors = (codevectors * FIXED_ONE).round().to(torch.int32)
-        self.codevectors[0] = 0
+        codevectors = (codevectors.to(self.codevectors.device) * FIXED_ONE).round().to(torch.int32)
+        codevectors[0] = 0
+        self.hold("codevectors", codevectors)
         self.prepare()
 
     def prepare(self) -> None:
         """Derives the search aids: costs in bits, float codevectors, shortlists of the nearest codevectors by cell."""
-        self.bits = (TABLE_BITS - torch.log2(self.frequencies.double())).float()
-        self.steps = self.codevectors.float() / FIXED_ONE
-        self.padded = torch.cat([self.codevectors, torch.zeros_like(self.codevectors[:1])])
-        self.cheapest = self.frequencies.argmax(1)
-        self.shortlists: Tensor | None = None
-        dim = self.config.codevector_dim
-        if dim <= 2:
-            self.half_cells = math.ceil((self.reach + 1) * GRID_PER_STEP)
-            axis = (torch.arange(-self.half_cells, self.half_cells + 1)).float() / GRID_PER_STEP
-            cells = torch.cartesian_prod(*[axis] * dim).view(-1, dim)
-            short = min(SHORTLIST, len(self.steps))
-            nearest = torch.cat([torch.cdist(part, self.steps).topk(short, largest=False).indices for part in cells.split(4096)])
-            self.shortlists = torch.cat([nearest, torch.zeros(len(nearest), 1, dtype=nearest.dtype)], 1)
+        self.hold("bits", (TABLE_BITS - torch.log2(self.frequencies.double())).float())
+        self.hold("steps", self.codevectors.float() / FIXED_ONE)
+        self.hold("padded", torch.cat([self.codevectors, torch.zeros_like(self.codevectors[:1])]))
+        self.hold("cheapest", self.frequencies.argmax(1))
+        dim, device = self.config.codevector_dim, self.steps.device
+        if dim > 2:
+            self.shortlists = None
+            return
+        reach = float(lattice(dim, self.config.codebook_size).norm(dim=1).max())
+        self.half_cells = math.ceil((reach + GRID_MARGIN) * GRID_PER_STEP)
+        axis = torch.arange(-self.half_cells, self.half_cells + 1, device=device).float() / GRID_PER_STEP
+        cells = torch.cartesian_prod(*[axis] * dim).view(-1, dim)
+        short = min(SHORTLIST, len(self.steps))
+        nearest = torch.cat([torch.cdist(part, self.steps).topk(short, largest=False).indices for part in cells.split(4096)])
+        self.hold("shortlists", torch.cat([nearest, torch.zeros(len(nearest), 1, dtype=nearest.dtype, device=device)], 1))
+
+    def hold(self, name: str, value: Tensor) -> None:
+        """Keeps a tensor under a name, in the memory of the one before where that fits: recorded training steps read it there."""
+        old = getattr(self, name, None)
+        if old is not None and (old.shape, old.dtype, old.device) == (value.shape, value.dtype, value.device) and not old.is_inference():
+            old.copy_(value)
+        else:
+            setattr(self, name, value)
 
     def to_device(self, device: torch.device | str) -> SharedCodebook:
         """Moves the search aids for training on an accelerator; the stored integers go along."""
@@ -210,6 +224,51 @@ class SharedCodebook(nn.Module):
         fine = self.choose(left, rows + 1, lagrangian)
         cost = (left - self.steps[fine]).square().sum(1) + lagrangian * (self.bits[rows, coarse] + self.bits[rows + 1, fine])
         return coarse, fine, cost
+
+    # --- the same choice for all units at once ----------------------------------------------------------------------
+
+    def pick_all(self, residual: Tensor, rows: Tensor, lagrangian: float = HIGH_RATE_LAMBDA) -> Digits:
+        """`pick` without a shape that depends on values: every digit is looked for in every unit. An accelerator takes
+        less time for that than for waiting until it is known which units need which digit. Needs d* <= 2."""
+        residual = residual.float() / FIXED_ONE
+        size, factor = len(self.steps), self.digit_factor[rows]
+        wide, first_rows = factor > 1, self.first_digit_row[rows].clamp_min(0)
+        scale = factor.float()[:, None]
+        first, _ = self.choose_all(residual / scale, first_rows, lagrangian / 16)
+        left = torch.where(wide[:, None], residual - scale * self.steps[first], residual)
+        second, _ = self.choose_all(left, rows, lagrangian)
+        error = (left - self.steps[second]).square().sum(1)
+        spent = self.bits_of(rows, second) + torch.where(wide, self.bits_of(first_rows, first), 0.0)
+        escape_rows = torch.full_like(rows, len(self.bits) - 2)
+        coarse, _ = self.choose_all(residual / ESCAPE_FACTOR, escape_rows, lagrangian / 16)
+        left = residual - ESCAPE_FACTOR * self.steps[coarse]
+        fine, cost = self.choose_all(left, escape_rows + 1, lagrangian)
+        escaped = cost + lagrangian * (self.bits_of(escape_rows, coarse) + self.bits_of(rows, torch.full_like(rows, size)))
+        gain = (error > ESCAPE_ERROR) & (factor < ESCAPE_FACTOR) & (error + lagrangian * spent > escaped)
+        return Digits(torch.where(wide, first, -1), torch.where(gain, size, second), coarse, fine)
+
+    def choose_all(self, residual: Tensor, rows: Tensor, lagrangian: float) -> tuple[Tensor, Tensor]:
+        """`choose`, from the whole shortlist for every unit; also the cost of what was chosen, `(n,)`."""
+        short = self.shortlists[self.cells(residual)]
+        cost = (residual[:, None] - self.steps[short]).square().sum(-1) + lagrangian * self.bits_of(rows[:, None], short)
+        cost, index = cost.min(1, keepdim=True)
+        return short.gather(1, index)[:, 0], cost[:, 0]
+
+    def bits_of(self, rows: Tensor, codes: Tensor) -> Tensor:
+        return self.bits.view(-1)[rows * self.bits.shape[1] + codes]
+
+    def value_all(self, digits: Digits, rows: Tensor) -> Tensor:
+        """`value` of what `pick_all` gives."""
+        wide = digits.first >= 0
+        coarse = torch.where(wide, self.digit_factor[rows], 0)[:, None] * self.padded[digits.first.clamp_min(0)]
+        escaped = ESCAPE_FACTOR * self.padded[digits.coarse] + self.padded[digits.fine]
+        return torch.where((digits.second == len(self.codevectors))[:, None], escaped, coarse + self.padded[digits.second])
+
+    def quantise_all(self, residual: Tensor, rows: Tensor, lagrangian: float) -> Tensor:
+        """Integer residuals `(n, d*)` int32 (1/16 steps) of the codes that residuals (1/16 steps) get."""
+        return self.value_all(self.pick_all(residual, rows, lagrangian), rows)
+
+    # --- what is written and read -----------------------------------------------------------------------------------
 
     def symbols(self, digits: Digits, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What is written for a step's units, in order: pairs of symbols and their table rows."""

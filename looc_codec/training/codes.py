@@ -31,8 +31,19 @@ LARGEST_SHIFT = 0.4
 """Steps a codevector may move from its lattice point. Coarse digits use the same codevectors, 16 or 32 times as large, so
 one outer codevector that followed a few stray residuals would open a hole of many steps for them."""
 FLOOR_COUNT = 1e-3
+COUNTED_STEPS, COUNTED_BATCH = 4, 8
+"""Every fourth batch of 8 pictures is counted while training, and larger batches in proportion less often."""
 REFRESH_STEPS = 100
 DECAY_PER_REFRESH = 0.8
+
+
+def occurrences(index: Tensor, size: int, counted: Tensor | None = None) -> Tensor:
+    """How often each of 0..size-1 occurs in `index` `(n,)`, or in the `counted` `(n,)` bool entries of it: `(size,)`."""
+    if index.device.type == "cpu" and counted is None:
+        return torch.bincount(index, minlength=size)
+    # bincount makes the host wait for an accelerator.
+    ones = torch.ones_like(index, dtype=torch.float32) if counted is None else counted.float()
+    return torch.zeros(size, device=index.device).index_add_(0, index, ones)
 
 
 class CodeFitter:
@@ -119,7 +130,7 @@ class CodeFitter:
             self.start()
         for _ in range(rounds):
             self.forget()
-            self.bits_per_unit = self.count(units, rows)
+            self.bits_per_unit = float(self.count(units, rows)) / max(1, len(units))
             self.refresh()
 
     def count_more(self, store: PictureStore, generator: torch.Generator, batches: int, crop: int, report: Callable[[int], None] | None = None) -> None:
@@ -138,52 +149,68 @@ class CodeFitter:
         self.sums = torch.zeros(size - 1, self.config.codevector_dim, device=self.device)
         self.totals = torch.zeros(size - 1, device=self.device)
 
+    @property
+    def dense(self) -> bool:
+        """Whether codes are chosen without shapes that depend on values, as an accelerator needs (see SharedCodebook.pick_all)."""
+        return not str(self.device).startswith("cpu") and self.config.codevector_dim <= 2
+
     @torch.no_grad()
-    def count(self, units: Tensor, rows: Tensor) -> float:
-        """Codes residual units (steps) and adds them to the counts; returns their mean bits."""
-        book, bits = self.book, 0.0
-        for part, part_rows in zip(units.split(1 << 18), rows.split(1 << 18), strict=True):
-            digits = book.pick(part * LATENT_ONE, part_rows, self.lagrangian)
-            size = self.counts.shape[1]
-            for code, row in book.symbols(digits, part_rows):
-                self.counts += torch.bincount(row * size + code, minlength=self.counts.numel()).view_as(self.counts)
-                bits += float(book.bits[row, code].sum())
+    def count(self, units: Tensor, rows: Tensor) -> Tensor:
+        """Codes residual units (steps) and adds them to the counts; returns the sum of their bits, float64."""
+        book, bits = self.book, torch.zeros((), dtype=torch.float64, device=units.device)
+        size, part_size = self.counts.shape[1], (1 << 20) if self.dense else (1 << 18)
+        for part, part_rows in zip(units.split(part_size), rows.split(part_size), strict=True):
+            if self.dense:
+                digits = book.pick_all(part * LATENT_ONE, part_rows, self.lagrangian)
+                value, escaped = book.value_all(digits, part_rows), digits.second == len(book.steps)
+                escape_row = torch.full_like(part_rows, len(book.bits) - 2)
+                coded = [
+                    (digits.first.clamp_min(0), book.first_digit_row[part_rows].clamp_min(0), digits.first >= 0), (digits.second, part_rows, None),
+                    (digits.coarse, escape_row, escaped), (digits.fine, escape_row + 1, escaped),
+                ]
+                last = torch.where(escaped, digits.fine, digits.second)
+            else:
+                digits = book.pick(part * LATENT_ONE, part_rows, self.lagrangian)
+                value = book.value(digits, part_rows)
+                coded = [(code, row, None) for code, row in book.symbols(digits, part_rows)]
+                last = digits.second.clone()
+                last[digits.second == len(book.steps)] = digits.fine
+            for code, row, written in coded:
+                self.counts += occurrences(row * size + code, self.counts.numel(), written).view_as(self.counts)
+                cost = book.bits_of(row, code)
+                bits += (cost if written is None else cost * written).sum(dtype=torch.float64)
             # Centroids are of what the last digit of a unit stands for.
-            value = book.value(digits, part_rows).float() / LATENT_ONE
-            last = digits.second.clone()
-            last[digits.second == len(book.steps)] = digits.fine
-            self.sums.index_add_(0, last, part - value + book.steps[last])
-            self.totals += torch.bincount(last, minlength=len(self.totals))
-        return bits / max(1, len(units))
+            self.sums.index_add_(0, last, part - value.float() / LATENT_ONE + book.steps[last])
+            self.totals += occurrences(last, len(self.totals))
+        return bits
 
     def refresh(self) -> None:
         """Codevectors to their centroids, tables to their counts (smoothed by the nominal Gaussian)."""
         book = self.book
-        used = self.totals > 20
-        steps = book.steps.clone()
-        steps[used] = self.sums[used] / self.totals[used, None]
-        points = lattice(self.config.codevector_dim, self.config.codebook_size).to(steps.device)
+        points = lattice(self.config.codevector_dim, self.config.codebook_size).to(book.steps.device)
+        steps = torch.where((self.totals > 20)[:, None], self.sums / self.totals.clamp_min(1)[:, None], book.steps)
         shift = steps - points
-        steps = points + shift * (LARGEST_SHIFT / shift.norm(dim=1, keepdim=True).clamp_min(LARGEST_SHIFT))
-        book.codevectors = book.codevectors.cpu()
-        book.set_codevectors(steps.cpu())
-        gaussian = self.gaussian.to(self.device)
-        book.set_tables((self.counts + PSEUDO_COUNT * gaussian + FLOOR_COUNT).cpu())
-        book.to_device(self.device)
+        book.set_codevectors(points + shift * (LARGEST_SHIFT / shift.norm(dim=1, keepdim=True).clamp_min(LARGEST_SHIFT)))
+        book.set_tables(self.counts + PSEUDO_COUNT * self.gaussian.to(self.device) + FLOOR_COUNT)
 
     # --- use while training -----------------------------------------------------------------------------------------
 
     def quantise(self, residual: Tensor, log_scale: Tensor) -> Tensor:
         """The quantiser of Prior.forward: residuals (1/16 steps) `(B, C, h, w)` → their coded values."""
+        if self.dense and self.config.codevector_dim == 2:
+            from looc_codec.training import fused_search
+
+            return fused_search.quantise(self.book, residual, log_scale, self.lagrangian)
         rows = self.rows_of(log_scale)
         units = units_of(residual.float(), self.config.codevector_dim)
-        value = self.book.value(self.book.pick(units, rows, self.lagrangian), rows)
-        return latent_of(value.float(), residual.shape)
+        digits = self.book.pick(units, rows, self.lagrangian)
+        return latent_of(self.book.value(digits, rows).float(), residual.shape)
 
     def observe(self, result: dict[str, Tensor]) -> None:
         """Counts a training batch now and then, and refreshes tables and codevectors from decayed counts."""
         self.observed += 1
-        if self.observed % 4 == 0:
+        # As many pictures for each refresh whatever the batch is, or a few more.
+        if self.observed % (COUNTED_STEPS * max(1, len(result["residual"]) // COUNTED_BATCH)) == 0:
             self.count(units_of(result["residual"].detach(), self.config.codevector_dim) / LATENT_ONE, self.rows_of(result["log_scale"].detach()))
         if self.observed % REFRESH_STEPS == 0:
             self.processes.average((self.counts, self.sums, self.totals))

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,17 +25,23 @@ from looc_codec.training.checkpoint import load_checkpoint, save_checkpoint
 from looc_codec.training.codes import CodeFitter
 from looc_codec.training.loss import distortion, distortion_weight, mean_squared_error, require_metric
 from looc_codec.training.parallel import Processes
+from looc_codec.training.recording import Recorded
 from looc_codec.training.soap import Soap
 from looc_codec.training.validation import draw_curves, validate, write_samples
 from looc_codec.transforms import dct_kernels
 
+SOAP_ON_GPU = {"covariance_every": 4, "basis_every": 40}
+"""Decompositions are what a GPU is slow at: every tenth step they took as long as the steps themselves (H200)."""
 CLOCK_STEPS = 10
 """Steps after which the processes of a run agree on the time spent; learning rates must be the same in all of them."""
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What a run does; times in minutes, learning rates at their peak, shares as parts of the run."""
+    """What a run does; times in minutes, learning rates at their peak, shares as parts of the run.
+
+    `record` replays steps as CUDA graphs where the device is a CUDA one.
+    """
 
     stage: str = "continuous"
     minutes: float | None = 30.0
@@ -57,7 +64,7 @@ class TrainOptions:
     optimizer: str = "soap"
     metric: str = "mse"
     bf16: bool = False
-    compile: bool = False
+    record: bool = True
 
 
 def measured_channel_order(store: PictureStore, count: int = 256) -> Tensor:
@@ -100,18 +107,26 @@ class Trainer:
         processes.share(parameter.detach() for parameter in model.parameters())
         groups = self.parameter_groups()
         if options.optimizer == "soap":
-            self.optimizer = Soap(groups)
+            self.optimizer = Soap(groups, **(SOAP_ON_GPU if device.startswith("cuda") else {}))
         elif options.optimizer == "adamw":
             self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=device != "cpu")
         else:
             raise ModelError(f"there is no optimizer {options.optimizer}; choose soap or adamw")
         self.ema = {name: value.detach().clone() for name, value in model.named_parameters()}
-        self.generators = {"crops": torch.Generator(device).manual_seed(options.seed + processes.rank)}
+        self.generators = {
+            "crops": torch.Generator(device).manual_seed(options.seed + processes.rank),
+            # On the host, which has to know the size of the windows that crops come from.
+            "windows": torch.Generator().manual_seed(options.seed + processes.rank),
+        }
         torch.manual_seed(options.seed + processes.rank)
         self.step_count, self.seconds_used, self.pictures_seen = 0, 0.0, 0
-        if options.compile:
-            self.model.analysis = torch.compile(self.model.analysis)
-            self.model.synthesis = torch.compile(self.model.synthesis)
+        self.passes = {prior_only: partial(self.passed, prior_only) for prior_only in (False, True)}
+        if device.startswith("cuda"):
+            torch.backends.cudnn.benchmark = True
+            # Trials of ten algorithms for each convolution seem to have cost half a minute on an H200.
+            torch.backends.cudnn.benchmark_limit = 4
+            if options.record:
+                self.passes = {prior_only: Recorded(passes) for prior_only, passes in self.passes.items()}
 
     def parameter_groups(self) -> list[dict]:
         options, groups = self.options, {"linear": [], "branch": [], "prior": []}
@@ -143,14 +158,14 @@ class Trainer:
 
     def draw(self) -> tuple[Tensor, Tensor]:
         options, generator = self.options, self.generators["crops"]
-        uniform = torch.rand(options.batch + 1, generator=generator, device=self.device)
-        shrink = options.shrink_low + (1 - options.shrink_low) * float(torch.rand((), generator=generator, device=self.device).cpu())
+        uniform = torch.rand(options.batch, generator=generator, device=self.device)
+        shrink = options.shrink_low + (1 - options.shrink_low) * float(torch.rand((), generator=self.generators["windows"]))
         pixels = self.store.crops(options.batch, options.crop, generator, shrink)
         # Some crops are grey, so that the prior knows grey pictures by their first groups.
         grey = torch.rand(options.batch, generator=generator, device=self.device) < options.grey_share
         pixels = torch.where(grey[:, None, None, None], pixels.mean(1, keepdim=True).expand_as(pixels), pixels)
         # Whole numbers, because files carry whole qualities; stratified, so that each batch spans the range.
-        strata = (torch.arange(options.batch, device=self.device) + uniform[:-1]) / options.batch
+        strata = (torch.arange(options.batch, device=self.device) + uniform) / options.batch
         quality = torch.floor(QUALITY_MIN + strata * (QUALITY_MAX - QUALITY_MIN + 1)).clamp(max=QUALITY_MAX)
         return pixels.contiguous(memory_format=torch.channels_last), quality
 
@@ -160,17 +175,15 @@ class Trainer:
         draw = torch.rand(2, count, generator=self.generators["crops"], device=self.device)
         return torch.where(draw[0] < self.options.cut_share, torch.floor(draw[1] * (groups - 1)) + 1, torch.full_like(draw[1], groups))
 
-    def joint_step(self, pixels: Tensor, quality: Tensor, prior_only: bool) -> dict[str, Tensor]:
-        """Loss and figures of one batch. With `prior_only` the transforms stay as they are and only rate is trained."""
+    def joint_step(self, pixels: Tensor, quality: Tensor, kept_groups: Tensor, prior_only: bool) -> dict[str, Tensor]:
+        """Loss, figures and coded residuals of one batch. With `prior_only` the transforms stay as they are and only rate is trained."""
         model, samples = self.model, pixels.shape[2] * pixels.shape[3]
         autocast = torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.options.bf16)
         with autocast, torch.set_grad_enabled(not prior_only):
             latent = model.analysis(pixels, quality).float()
         with autocast:
-            result = model.prior(latent, quality, None if self.codes is None else self.codes.quantise, self.kept_groups(len(quality)))
+            result = model.prior(latent, quality, None if self.codes is None else self.codes.quantise, kept_groups)
         bpp = result["bits"] / samples
-        if self.codes is not None:
-            self.codes.observe(result)
         if prior_only:
             loss, mse = bpp, torch.zeros_like(bpp)
         else:
@@ -180,16 +193,24 @@ class Trainer:
             loss = bpp + distortion_weight(model.config, quality) * distortion(self.options.metric, decoded, pixels)
         # Dividing by the loss's own size lets all rates weigh alike in the gradient.
         objective = (loss / loss.detach().clamp_min(0.02)).mean()
-        return {"objective": objective, "loss": loss.detach(), "bpp": bpp.detach(), "mse": mse.detach()}
+        coded = {name: result[name].detach() for name in ("residual", "log_scale")}
+        return {"objective": objective, "loss": loss.detach(), "bpp": bpp.detach(), "mse": mse.detach()} | coded
+
+    def passed(self, prior_only: bool, pixels: Tensor, quality: Tensor, kept_groups: Tensor) -> dict[str, Tensor]:
+        """Forward and backward pass of one batch, which leave gradients and give `joint_step`'s figures."""
+        self.optimizer.zero_grad(set_to_none=True)
+        figures = self.joint_step(pixels, quality, kept_groups, prior_only)
+        figures.pop("objective").backward()
+        return figures
 
     def step(self) -> dict[str, Tensor]:
         progress = self.progress()
         self.set_rates(progress)
         prior_only = progress < self.options.prior_only_share
         pixels, quality = self.draw()
-        figures = self.joint_step(pixels, quality, prior_only)
-        self.optimizer.zero_grad(set_to_none=True)
-        figures["objective"].backward()
+        figures = self.passes[prior_only](pixels, quality, self.kept_groups(len(quality)))
+        if self.codes is not None:
+            self.codes.observe(figures)
         self.processes.average(parameter.grad for parameter in self.model.parameters() if parameter.grad is not None)
         for group in self.optimizer.param_groups:
             torch.nn.utils.clip_grad_norm_(group["params"], self.options.clip_norm)
@@ -209,7 +230,7 @@ class Trainer:
         Either way `folder` holds a valid checkpoint.safetensors and log.csv afterwards.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        options, sums, finished = self.options, {}, False
+        options, sums, finished, diverged = self.options, {}, False, False
         last = last_save = time.perf_counter()
         counted, counted_since, own_seconds = 0, last, self.seconds_used
         try:
@@ -226,6 +247,9 @@ class Trainer:
                 if self.step_count % options.log_every == 0:
                     means = {key: float(value) / options.log_every for key, value in sums.items()}
                     sums = {}
+                    if not math.isfinite(means["loss"]):
+                        diverged = True
+                        raise ModelError(f"training diverged before step {self.step_count}; the last checkpoint in {folder} is from before: use a lower --rate")
                     row = {
                         "step": self.step_count, "seconds": round(self.seconds_used, 1), "pictures": self.pictures_seen,
                         "loss": round(means["loss"], 4), "bpp": round(means["bpp"], 4),
@@ -246,7 +270,7 @@ class Trainer:
             pass
         finally:
             # Also when the process is asked to end (SIGTERM becomes SystemExit): hours of training are not lost.
-            if self.processes.first:
+            if self.processes.first and not diverged:
                 self.save(folder)
         if finished and self.processes.first:
             self.show(folder)

@@ -141,7 +141,8 @@ def train_stage(request: RunRequest, report: Report, processes: Processes) -> bo
     torch.manual_seed(request.options.seed)
     meta = read_meta(checkpoint) if request.resume else None
     if meta is not None:
-        saved = TrainOptions(**meta["options"])
+        known = {field.name for field in dataclasses.fields(TrainOptions)}
+        saved = TrainOptions(**{name: value for name, value in meta["options"].items() if name in known})
         budget = {name: getattr(request.options, name) for name in ("minutes", "steps")}
         request = dataclasses.replace(request, options=dataclasses.replace(saved, **budget))
     store = load_store(request, report)
