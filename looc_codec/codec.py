@@ -25,15 +25,12 @@ from looc_codec.images import Picture
 from looc_codec.model import LoocModel
 from looc_codec.model import load_model as read_model
 from looc_codec.prior import LATENT_LIMIT, LATENT_ONE, CodingStep
-from looc_codec.quantizers.codebook import HIGH_RATE_LAMBDA
+from looc_codec.quantizers.codebook import ENCODER_LAMBDA
 from looc_codec.refine import Coded, refine
 from looc_codec.transforms import cells_needed
 
 DEFAULT_MODEL = "photo"
 DEFAULT_QUALITY = 50
-ENCODER_LAMBDA = 0.7 * HIGH_RATE_LAMBDA
-"""Weight of bits in the encoder's choice of codes: 0.8% fewer bits at equal PSNR than the high-rate value (measured on 8
-validation pictures; 0.5, 0.65, 0.8, 1.25 times it give -0.6, -0.8, -0.6, +1.1%). Decoders do not know it."""
 EFFORT_ROUNDS = (0, 1, 3, 8)
 """Rounds of refinement of each effort; docs/EXPERIMENTS.md, section 4, has what they gain and cost."""
 TILE_POSITIONS = 64

@@ -20,7 +20,7 @@ from looc_codec.errors import ImageError, ModelError
 from looc_codec.model import LoocModel, load_model
 from looc_codec.training.codes import latent_of, units_of
 from looc_codec.training.grow import grown
-from looc_codec.training.loop import Trainer, TrainOptions
+from looc_codec.training.loop import Trainer, TrainOptions, has_fast_bf16
 from looc_codec.training.loss import MS_SSIM_IN_MSE, MSE_SHARE, distortion, distortion_weight
 from looc_codec.training.run import CHECKPOINT, WEIGHTS, RunRequest, train
 
@@ -108,6 +108,38 @@ def test_two_stages_and_export_make_a_working_codec(folder, tmp_path):
     assert train(again, silent)
 
 
+def test_stage_synthesis_changes_the_decoder_and_nothing_else(folder, tiny_model_file, tmp_path):
+    rgb = photo(70, 50, seed=9)
+    old = load_model(tiny_model_file)
+    data = codec.compress(rgb, quality=70, model=old)
+    asked = request(folder, tmp_path / "a", config={}, init=tiny_model_file, options=options(stage="synthesis", steps=60, prior_only_share=0.0, batch=4))
+    calls = []
+
+    def interrupt(kind, row):
+        calls.append(kind)
+        if calls.count("training") == 20:
+            raise KeyboardInterrupt
+
+    assert train(asked, interrupt) is False
+    assert train(request(folder, tmp_path / "a", options=options(stage="synthesis", steps=60), resume=True), silent)
+    new = load_model(tmp_path / "a" / WEIGHTS)
+    assert new.fingerprint == old.fingerprint
+    before, after = dict(old.named_parameters()), dict(new.named_parameters())
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert "synthesis.linear" in changed and all(name.startswith("synthesis.") for name in changed)
+    assert codec.compress(rgb, quality=70, model=new) == data
+
+    def error(model):
+        return np.square(np.asarray(codec.decompress(data, model=model)).astype(float) - rgb).mean()
+
+    assert error(new) < error(old)
+
+
+def test_stage_synthesis_needs_a_weights_file(folder, tmp_path):
+    with pytest.raises(ModelError, match="weights file"):
+        train(request(folder, tmp_path, options=options(stage="synthesis", prior_only_share=0.0)), silent)
+
+
 def test_ctrl_c_leaves_a_checkpoint_that_resumes(folder, tmp_path):
     calls = []
 
@@ -143,11 +175,17 @@ def test_crops_come_from_the_pictures(folder):
     assert set(values.tolist()) == {7.0, 9.0}, "no crop may mix two pictures"
 
 
+@pytest.mark.parametrize("supported", [True, False])
+def test_bfloat16_is_the_default_where_it_is_fast(monkeypatch, supported):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported, raising=False)
+    assert has_fast_bf16("cpu") is supported and has_fast_bf16("cuda")
+
+
 def test_windows_larger_than_some_pictures_come_from_the_others():
     small, large = np.full((33, 90, 3), 3, np.uint8), np.full((80, 90, 3), 5, np.uint8)
     store = PictureStore([small, large, small])
     assert store.largest_window == 80
-    crops = {shrink: store.crops(64, 32, torch.Generator().manual_seed(1), shrink=shrink).unique().tolist() for shrink in (1.0, 0.6, 0.3)}
+    crops = {shrink: store.crops(64, 32, torch.Generator().manual_seed(1), shrink=shrink).round().unique().tolist() for shrink in (1.0, 0.6, 0.3)}
     assert crops == {1.0: [3.0, 5.0], 0.6: [5.0], 0.3: [5.0]}
 
 

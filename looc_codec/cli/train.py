@@ -17,10 +17,12 @@ from looc_codec.errors import ModelError
 
 
 class Stage(str, Enum):
-    """continuous: noise for the rate, rounding for the picture; codes: the shared codebook's own codes."""
+    """continuous: noise for the rate, rounding for the picture; codes: the shared codebook's own codes; synthesis: the
+    decoder's transform alone, on the codes of a weights file that stay as they are."""
 
     continuous = "continuous"
     codes = "codes"
+    synthesis = "synthesis"
 
 
 class Optimizer(str, Enum):
@@ -55,7 +57,7 @@ def train(
     data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of pictures or of .tar shards of pictures, or the folder that holds the data set.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where checkpoint, log and weights go.")] = Path("runs/photo"),
     dataset: Annotated[Dataset, typer.Option("--dataset", help="What lies in --data.")] = Dataset.folder,
-    stage: Annotated[Stage, typer.Option("--stage", help="First continuous, then codes with --init.")] = Stage.continuous,
+    stage: Annotated[Stage, typer.Option("--stage", help="First continuous, then codes with --init; synthesis with --init WEIGHTS improves the decoder alone.")] = Stage.continuous,
     time_budget: Annotated[float | None, typer.Option("--time-budget", metavar="MINUTES", min=0.01, help="Train for so many minutes; the schedule follows the clock.  [default: 30]", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Train for so many steps instead.", show_default=False)] = None,
     init: Annotated[Path | None, typer.Option("--init", metavar="FILE", help="Go on from these weights (weights file or checkpoint) with a new schedule.", show_default=False)] = None,
@@ -70,7 +72,7 @@ def train(
     prior_only: Annotated[float | None, typer.Option("--prior-only", min=0.0, max=1.0, help="Share of the run that trains only the prior.  [default: 0.16, with --init 0]", show_default=False)] = None,
     optimizer: Annotated[Optimizer, typer.Option("--optimizer", help="soap learns more per minute, adamw needs less memory.")] = Optimizer.soap,
     metric: Annotated[Metric, typer.Option("--metric", help="What distortion is: squared error, or structure as MS-SSIM sees it.")] = Metric.mse,
-    bf16: Annotated[bool, typer.Option("--bf16/--no-bf16", help="Networks in bfloat16, linear path in float32.")] = True,
+    bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="Networks in bfloat16, linear path in float32.  [default: where the device is fast in it]", show_default=False)] = None,
     validation: Annotated[Path | None, typer.Option("--validation", metavar="DIR", help="Pictures to watch the loss and draw samples on; never trained on.", show_default=False)] = None,
     description: Annotated[str, typer.Option("--description", help="One line for the weights file.")] = "",
     device: DeviceOption = Device.cpu,
@@ -82,7 +84,7 @@ def train(
         raise typer.BadParameter(f"--crop {crop} is not a multiple of 16")
     if steps is not None and time_budget is not None:
         raise typer.BadParameter("give --steps or --time-budget, not both")
-    from looc_codec.training.loop import TrainOptions
+    from looc_codec.training.loop import TrainOptions, has_fast_bf16
     from looc_codec.training.parallel import end_process
     from looc_codec.training.run import RunRequest
     from looc_codec.training.run import train as run_training
@@ -90,7 +92,7 @@ def train(
     fresh = TrainOptions()
     share = (0.0 if init else 0.16) if prior_only is None else prior_only
     options = TrainOptions(
-        stage=stage.value, minutes=None if steps else (time_budget or 30.0), steps=steps, batch=batch, crop=crop, seed=seed, bf16=bf16, optimizer=optimizer.value, metric=metric.value,
+        stage=stage.value, minutes=None if steps else (time_budget or 30.0), steps=steps, batch=batch, crop=crop, seed=seed, bf16=has_fast_bf16(device.value) if bf16 is None else bf16, optimizer=optimizer.value, metric=metric.value,
         prior_only_share=share, transform_rate=fresh.transform_rate * rate, branch_rate=fresh.branch_rate * rate, prior_rate=fresh.prior_rate * rate,
     )
     values = {} if config is None else _read_config(config)

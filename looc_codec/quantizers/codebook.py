@@ -34,6 +34,9 @@ TABLE_BITS = 24
 """Frequencies of a row add up to 2^24, the precision of the range coder, so rare codevectors cost peaked rows nothing."""
 HIGH_RATE_LAMBDA = 2 * math.log(2) / 12
 """Slope of distortion (steps²) against bits of a uniform quantiser of step 1 at high rate."""
+ENCODER_LAMBDA = 0.7 * HIGH_RATE_LAMBDA
+"""Weight of bits in the encoder's choice of codes: 0.8% fewer bits at equal PSNR than the high-rate value with the first weights, 0.5%
+with the seventh (measured on validation pictures; 0.55 and 0.85 are within 0.1% of it). Decoders do not know it."""
 GRID_PER_STEP = 4
 SHORTLIST = 16
 CHUNK = 1 << 16

@@ -1,7 +1,8 @@
 """The training loop of the codec: one model for all rates, loss (R + lambda D) per quality.
 
 Stage "continuous" trains with additive noise for the rate and rounding for the reconstruction; stage "codes" with the
-entropy-constrained codes of the shared codebook, whose tables and codevectors it fits on the way (training/codes.py).
+entropy-constrained codes of the shared codebook, whose tables and codevectors it fits on the way (training/codes.py). Stage
+"synthesis" trains the synthesis alone, on the codes that the encoder picks: files stay decodable and look better.
 """
 
 from __future__ import annotations
@@ -67,6 +68,12 @@ class TrainOptions:
     record: bool = True
 
 
+def has_fast_bf16(device: str) -> bool:
+    """Whether networks run faster in bfloat16 than in float32 there; a processor without its instructions is ten times slower in it."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return device != "cpu" or (supported is not None and supported())
+
+
 def measured_channel_order(store: PictureStore, count: int = 256) -> Tensor:
     """DCT channels from the highest to the lowest energy on `count` crops of the training pictures: `(768,)` int64."""
     generator = torch.Generator(store.pixels.device).manual_seed(1)
@@ -90,7 +97,7 @@ def start_scales_from_data(model: LoocModel, store: PictureStore, count: int = 6
 class Trainer:
     """Model, optimizer, EMA and counters of one run; `run` trains until the budget is spent or it is interrupted.
 
-    With a fitted `codes` the run is of stage "codes", else of stage "continuous".
+    Stages "codes" and "synthesis" need a fitted `codes`. In stage "synthesis" the model keeps the integer core that it came with.
     """
 
     def __init__(self, model: LoocModel, store: PictureStore, options: TrainOptions, device: str = "cpu", codes: CodeFitter | None = None,
@@ -104,6 +111,10 @@ class Trainer:
         for transform in (model.analysis, model.synthesis):
             transform.to(memory_format=torch.channels_last)
         self.codes = codes
+        self.only_synthesis = options.stage == "synthesis"
+        if self.only_synthesis:
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(name.startswith("synthesis."))
         processes.share(parameter.detach() for parameter in model.parameters())
         groups = self.parameter_groups()
         if options.optimizer == "soap":
@@ -130,11 +141,12 @@ class Trainer:
 
     def parameter_groups(self) -> list[dict]:
         options, groups = self.options, {"linear": [], "branch": [], "prior": []}
-        for name, parameter in self.model.named_parameters():
+        trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        for name, parameter in trained.items():
             kind = "prior" if name.startswith("prior.") else "linear" if name.split(".")[1] in ("linear", "log_gain", "log_step") else "branch"
             groups[kind].append(parameter)
         rates = {"linear": options.transform_rate, "branch": options.branch_rate, "prior": options.prior_rate}
-        return [{"params": groups[kind], "peak": rates[kind], "lr": rates[kind], "kind": kind} for kind in groups]
+        return [{"params": groups[kind], "peak": rates[kind], "lr": rates[kind], "kind": kind} for kind in groups if groups[kind]]
 
     # --- schedule ---------------------------------------------------------------------------------------------------
 
@@ -179,9 +191,9 @@ class Trainer:
         """Loss, figures and coded residuals of one batch. With `prior_only` the transforms stay as they are and only rate is trained."""
         model, samples = self.model, pixels.shape[2] * pixels.shape[3]
         autocast = torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.options.bf16)
-        with autocast, torch.set_grad_enabled(not prior_only):
+        with autocast, torch.set_grad_enabled(not prior_only and not self.only_synthesis):
             latent = model.analysis(pixels, quality).float()
-        with autocast:
+        with autocast, torch.set_grad_enabled(not self.only_synthesis):
             result = model.prior(latent, quality, None if self.codes is None else self.codes.quantise, kept_groups)
         bpp = result["bits"] / samples
         if prior_only:
@@ -209,7 +221,7 @@ class Trainer:
         prior_only = progress < self.options.prior_only_share
         pixels, quality = self.draw()
         figures = self.passes[prior_only](pixels, quality, self.kept_groups(len(quality)))
-        if self.codes is not None:
+        if self.options.stage == "codes":
             self.codes.observe(figures)
         self.processes.average(parameter.grad for parameter in self.model.parameters() if parameter.grad is not None)
         for group in self.optimizer.param_groups:
@@ -306,7 +318,9 @@ class Trainer:
             "config": self.model.config.to_dict(), "options": asdict(self.options), "step_count": self.step_count,
             "seconds_used": self.seconds_used, "pictures_seen": self.pictures_seen,
         }
-        extra = {} if self.codes is None else self.codes.state()
+        extra = self.codes.state() if self.options.stage == "codes" else {}
+        if self.only_synthesis:
+            extra = {f"core.{name}": value for name, value in self.model.core_tensors.items()}
         save_checkpoint(folder / "checkpoint.safetensors", self.model, self.ema, self.optimizer, self.generators, extra, meta)
 
     def resume(self, path: Path, meta: dict) -> None:
@@ -314,5 +328,5 @@ class Trainer:
         ema, extra = load_checkpoint(path, self.model, self.optimizer, self.generators)
         self.ema = {name: ema[name].to(self.device) for name in self.ema}
         self.step_count, self.seconds_used, self.pictures_seen = meta["step_count"], meta["seconds_used"], meta["pictures_seen"]
-        if self.codes is not None:
+        if self.options.stage == "codes":
             self.codes.restore(extra)

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from torch import Tensor
 
 from looc_codec.config import LoocConfig
 from looc_codec.data import PictureStore, load_pictures
 from looc_codec.datasets import training_pictures
 from looc_codec.errors import ImageError, ModelError
 from looc_codec.model import LoocModel, load_model, save_model
+from looc_codec.quantizers.codebook import ENCODER_LAMBDA
 from looc_codec.training.checkpoint import load_checkpoint, read_meta
 from looc_codec.training.codes import CodeFitter
 from looc_codec.training.grow import grown
@@ -25,6 +28,8 @@ CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 FIT_BATCHES = 60
 """Batches of 8 crops of 192 x 192 gathered for a fit of the codebook: 9 million units at d* = 2."""
+START_BATCHES = 20
+"""The same for the start of a stage "codes", which goes on fitting while it trains."""
 COUNT_BATCHES = 180
 """Further batches counted for the tables of an export."""
 
@@ -78,7 +83,6 @@ def model_of(path: Path) -> LoocModel:
     except ModelError:
         model = load_model(path)
         model.prior.unfreeze()
-        model.core_tensors = None
         return model.train().requires_grad_(True)
     model = LoocModel(LoocConfig.from_dict(meta["config"]))
     ema, _ = load_checkpoint(path, model, None, {})
@@ -104,9 +108,26 @@ def fit_codes(model: LoocModel, store: PictureStore, device: str, report: Report
     return fitter
 
 
-def export_weights(model: LoocModel, path: Path, description: str) -> LoocModel:
-    """Freezes the integer core and writes the weights file; returns the model as a reader will see it."""
-    model.core_tensors = None
+def core_of(checkpoint: Path) -> dict[str, Tensor]:
+    """The integer core that a checkpoint of stage "synthesis" carries."""
+    with safe_open(checkpoint, framework="pt") as file:
+        return {name.removeprefix("extra.core."): file.get_tensor(name) for name in file.keys() if name.startswith("extra.core.")}
+
+
+def with_core(model: LoocModel, core: dict[str, Tensor] | None) -> LoocModel:
+    """The model with the core's integers, on float layers that a GPU takes, too. ModelError where there is no core."""
+    if not core:
+        raise ModelError("stage synthesis goes on from a weights file, whose codes it keeps; give one with --init")
+    device = next(model.parameters()).device
+    model = model.to("cpu")
+    model.restore_core(core)
+    model.prior.unfreeze()
+    return model.to(device)
+
+
+def export_weights(model: LoocModel, path: Path, description: str, core: dict[str, Tensor] | None = None) -> LoocModel:
+    """Freezes the integer core, or keeps the `core` given, and writes the weights file; returns the model as a reader will see it."""
+    model.core_tensors = core
     model.codebook.to_device("cpu")
     model = model.to("cpu")
     model.description = description
@@ -153,8 +174,13 @@ def train_stage(request: RunRequest, report: Report, processes: Processes) -> bo
     model = LoocModel(LoocConfig.from_dict(meta["config"])) if meta is not None else starting_model(request, store)
     model.to(request.device)
     codes = None
-    if request.options.stage == "codes":
-        codes = CodeFitter(model, request.device, processes=processes) if meta is not None else fit_codes(model, store, request.device, report, processes)
+    if request.options.stage == "synthesis":
+        core = model.core_tensors if meta is None else core_of(checkpoint)
+        model = with_core(model, core)
+        codes = CodeFitter(model, request.device, ENCODER_LAMBDA)
+        model.codebook.to_device(request.device)
+    elif request.options.stage == "codes":
+        codes = CodeFitter(model, request.device, processes=processes) if meta is not None else fit_codes(model, store, request.device, report, processes, batches=START_BATCHES)
     trainer = Trainer(model, store, request.options, request.device, codes, processes, held_out)
     if meta is not None:
         trainer.resume(checkpoint, meta)
@@ -162,7 +188,10 @@ def train_stage(request: RunRequest, report: Report, processes: Processes) -> bo
         return False
     if processes.first:
         trainer.take(trainer.ema)
-        codes = fit_codes(model, store, request.device, report, more=COUNT_BATCHES)
-        exported = export_weights(model, request.out / WEIGHTS, request.description)
+        if request.options.stage == "synthesis":
+            core = model.core_tensors
+        else:
+            core, codes = None, fit_codes(model, store, request.device, report, more=COUNT_BATCHES)
+        exported = export_weights(model, request.out / WEIGHTS, request.description, core)
         report("done", {"weights": str(request.out / WEIGHTS), "fingerprint": exported.fingerprint.hex(), "bits_per_unit": codes.bits_per_unit})
     return True
