@@ -86,6 +86,13 @@ def row_strips(height: int, width: int) -> list[tuple[int, int]]:
     return [(top, min(top + rows, height)) for top in range(0, height, rows)]
 
 
+def fitting_exponents(peak: Tensor, total: Tensor, room: Tensor | float) -> Tensor:
+    """Largest exponent e of each output channel `(C,)` with which its largest weight, `peak`, fits -127..127 and the largest
+    sum of products, `total` for float weights, stays within `room`."""
+    limit = torch.minimum(WEIGHT_LIMIT / peak, room / total.clamp_min(1e-6))
+    return torch.floor(torch.log2(limit)).clamp(EXPONENT_MIN, EXPONENT_MAX)
+
+
 class IntegerConv2d(nn.Module):
     """Convolution of integers with integer weights, rescaled by a power of two per output channel.
 
@@ -113,8 +120,7 @@ class IntegerConv2d(nn.Module):
         weight = self.weight.detach()
         peak = weight.abs().amax((1, 2, 3)).clamp_min(1e-6)
         total = weight.abs().sum((1, 2, 3)) * ACTIVATION_LIMIT + self.bias.detach().abs() * ACTIVATION_ONE
-        limit = torch.minimum(WEIGHT_LIMIT / peak, self.room / total.clamp_min(1e-6))
-        return torch.floor(torch.log2(limit)).clamp(EXPONENT_MIN, EXPONENT_MAX)
+        return fitting_exponents(peak, total, self.room)
 
     def integers(self) -> tuple[Tensor, Tensor, Tensor]:
         """Integer weights, integer biases and exponents, all float32 with whole values."""
@@ -188,12 +194,13 @@ class JointIntegers:
     def __init__(self, layers: list[IntegerConv2d]) -> None:
         self.layers = layers
         device = layers[0].weight.device
-        channels = torch.tensor([layer.weight.shape[0] for layer in layers])
-        of_channel = [torch.full((count,), value) for count, value in zip(channels.tolist(), range(len(layers)), strict=True)]
-        self.room = torch.tensor([layer.room for layer in layers])[torch.cat(of_channel)].to(device)
-        self.gain = torch.tensor([float(layer.gain_bits) for layer in layers])[torch.cat(of_channel)].to(device)
-        inputs = torch.tensor([layer.weight[0].numel() for layer in layers])[torch.cat(of_channel)]
-        self.channel = torch.repeat_interleave(torch.arange(len(inputs)), inputs).to(device)
+        channels = torch.tensor([len(layer.bias) for layer in layers])
+        room, gain, inputs = (
+            torch.tensor(values).repeat_interleave(channels)
+            for values in ([layer.room for layer in layers], [float(layer.gain_bits) for layer in layers], [layer.weight[0].numel() for layer in layers])
+        )
+        self.room, self.gain = room.to(device), gain.to(device)
+        self.channel = torch.arange(len(inputs)).repeat_interleave(inputs).to(device)
 
     def __enter__(self) -> None:
         weight = torch.cat([layer.weight.reshape(-1) for layer in self.layers])
@@ -202,8 +209,7 @@ class JointIntegers:
             size, zero = weight.abs(), torch.zeros_like(bias)
             peak = zero.scatter_reduce(0, self.channel, size, "amax").clamp_min(1e-6)
             total = zero.index_add(0, self.channel, size) * ACTIVATION_LIMIT + bias.abs() * ACTIVATION_ONE
-            limit = torch.minimum(WEIGHT_LIMIT / peak, self.room / total.clamp_min(1e-6))
-            exponent = torch.floor(torch.log2(limit)).clamp(EXPONENT_MIN, EXPONENT_MAX)
+            exponent = fitting_exponents(peak, total, self.room)
             scale, rescale = torch.exp2(exponent), torch.exp2(self.gain - exponent)
         weight = round_half_up(weight * scale[self.channel]).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT) * rescale[self.channel]
         bias = round_half_up(bias * ACTIVATION_ONE * scale) * rescale

@@ -18,7 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from looc_codec.data import PictureStore, load_pictures
-from looc_codec.training.loop import Trainer, TrainOptions
+from looc_codec.training.loop import Trainer, TrainOptions, has_fast_bf16
 from looc_codec.training.run import fit_codes, model_of
 
 VARIANTS = {
@@ -97,7 +97,7 @@ def main() -> None:
     args = parser.parse_args()
     store = PictureStore(load_pictures(args.data, min_side=args.crop, limit=args.limit), args.device)
     for batch in args.batch:
-        options = TrainOptions(stage="codes", minutes=None, steps=10**6, batch=batch, crop=args.crop, prior_only_share=0.0, bf16=True, optimizer=args.optimizer)
+        options = TrainOptions(stage="codes", minutes=None, steps=10**6, batch=batch, crop=args.crop, prior_only_share=0.0, bf16=has_fast_bf16(args.device), optimizer=args.optimizer)
         flops = operations(store, args.init, options, args.device)
         for name in args.variants:
             if args.profile is not None:

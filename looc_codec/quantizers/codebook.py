@@ -258,6 +258,7 @@ class SharedCodebook(nn.Module):
         return short.gather(1, index)[:, 0], cost[:, 0]
 
     def bits_of(self, rows: Tensor, codes: Tensor) -> Tensor:
+        """Cost in bits of codes (K is the escape) in table rows, int64 of shapes that broadcast: float32."""
         return self.bits.view(-1)[rows * self.bits.shape[1] + codes]
 
     def value_all(self, digits: Digits, rows: Tensor) -> Tensor:

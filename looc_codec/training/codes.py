@@ -203,8 +203,11 @@ class CodeFitter:
             return fused_search.quantise(self.book, residual, log_scale, self.lagrangian)
         rows = self.rows_of(log_scale)
         units = units_of(residual.float(), self.config.codevector_dim)
-        digits = self.book.pick(units, rows, self.lagrangian)
-        return latent_of(self.book.value(digits, rows).float(), residual.shape)
+        if self.dense:
+            value = self.book.quantise_all(units, rows, self.lagrangian)
+        else:
+            value = self.book.value(self.book.pick(units, rows, self.lagrangian), rows)
+        return latent_of(value.float(), residual.shape)
 
     def observe(self, result: dict[str, Tensor]) -> None:
         """Counts a training batch now and then, and refreshes tables and codevectors from decayed counts."""

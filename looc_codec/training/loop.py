@@ -136,7 +136,8 @@ class Trainer:
             torch.backends.cudnn.benchmark = True
             # Trials of ten algorithms for each convolution seem to have cost half a minute on an H200.
             torch.backends.cudnn.benchmark_limit = 4
-            if options.record:
+            # The search of wider codevectors makes the host wait, which a recording cannot.
+            if options.record and (codes is None or codes.dense):
                 self.passes = {prior_only: Recorded(passes) for prior_only, passes in self.passes.items()}
 
     def parameter_groups(self) -> list[dict]:
@@ -218,7 +219,7 @@ class Trainer:
     def step(self) -> dict[str, Tensor]:
         progress = self.progress()
         self.set_rates(progress)
-        prior_only = progress < self.options.prior_only_share
+        prior_only = progress < self.options.prior_only_share and not self.only_synthesis
         pixels, quality = self.draw()
         figures = self.passes[prior_only](pixels, quality, self.kept_groups(len(quality)))
         if self.options.stage == "codes":
