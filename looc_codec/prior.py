@@ -188,11 +188,12 @@ class IntegerConv2d(nn.Module):
 class JointIntegers:
     """Integer weights of many layers derived together, as `IntegerConv2d.scaled` gives them one by one.
 
-    One by one they are two thousand launches of a GPU, as much as all of the rest of the prior.
+    One by one they are two thousand launches of a GPU, as much as all of the rest of the prior. `derive`, where given, does the
+    work of `operations` from the flat weights, the flat biases, `offsets`, `room` and `gain`: training brings a kernel of a GPU.
     """
 
-    def __init__(self, layers: list[IntegerConv2d]) -> None:
-        self.layers = layers
+    def __init__(self, layers: list[IntegerConv2d], derive: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None) -> None:
+        self.layers, self.derive = layers, derive
         device = layers[0].weight.device
         channels = torch.tensor([len(layer.bias) for layer in layers])
         room, gain, inputs = (
@@ -200,11 +201,12 @@ class JointIntegers:
             for values in ([layer.room for layer in layers], [float(layer.gain_bits) for layer in layers], [layer.weight[0].numel() for layer in layers])
         )
         self.room, self.gain = room.to(device), gain.to(device)
-        self.channel = torch.arange(len(inputs)).repeat_interleave(inputs).to(device)
+        # Where each output channel's weights begin among all, and each weight's channel.
+        self.offsets = F.pad(inputs.cumsum(0), (1, 0)).to(torch.int32).to(device)
+        self.channel = None if derive else torch.arange(len(inputs)).repeat_interleave(inputs).to(device)
 
-    def __enter__(self) -> None:
-        weight = torch.cat([layer.weight.reshape(-1) for layer in self.layers])
-        bias = torch.cat([layer.bias for layer in self.layers])
+    def operations(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Rescaled integer weights `(n,)` and biases `(channels,)` of the flat float ones of all layers."""
         with torch.no_grad():
             size, zero = weight.abs(), torch.zeros_like(bias)
             peak = zero.scatter_reduce(0, self.channel, size, "amax").clamp_min(1e-6)
@@ -212,7 +214,12 @@ class JointIntegers:
             exponent = fitting_exponents(peak, total, self.room)
             scale, rescale = torch.exp2(exponent), torch.exp2(self.gain - exponent)
         weight = round_half_up(weight * scale[self.channel]).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT) * rescale[self.channel]
-        bias = round_half_up(bias * ACTIVATION_ONE * scale) * rescale
+        return weight, round_half_up(bias * ACTIVATION_ONE * scale) * rescale
+
+    def __enter__(self) -> None:
+        weight = torch.cat([layer.weight.reshape(-1) for layer in self.layers])
+        bias = torch.cat([layer.bias for layer in self.layers])
+        weight, bias = self.derive(weight, bias, self.offsets, self.room, self.gain) if self.derive else self.operations(weight, bias)
         weights = weight.split([layer.weight.numel() for layer in self.layers])
         for layer, own, shift in zip(self.layers, weights, bias.split([len(layer.bias) for layer in self.layers]), strict=True):
             layer.derived = (own.view_as(layer.weight), shift)
@@ -436,6 +443,9 @@ class Prior(nn.Module):
             self.neighbours.append(nn.ModuleList(NeighbourMean(group, level.neighbours) for level in levels[1:]))
             before += group
         self.tables: dict[str, Tensor] | None = None
+        # Kernels of an accelerator, which training brings along: for JointIntegers, and for all that `rates` does in bfloat16.
+        self.derive_integers: Callable[..., tuple[Tensor, Tensor]] | None = None
+        self.fused_rates: Callable[..., dict[str, Tensor]] | None = None
         self.joint: JointIntegers | None = None
 
     # --- shared by training and the codec -------------------------------------------------------------------------
@@ -476,8 +486,10 @@ class Prior(nn.Module):
         if not latent.is_cuda or self.tables is not None:
             return self.rates(latent, quality, quantise, kept_groups)
         if self.joint is None:
-            self.joint = JointIntegers(list(self.integer_layers().values()))
+            self.joint = JointIntegers(list(self.integer_layers().values()), self.derive_integers)
         with self.joint:
+            if self.fused_rates is not None and torch.is_autocast_enabled("cuda"):
+                return self.fused_rates(latent, quality, quantise, kept_groups)
             return self.rates(latent, quality, quantise, kept_groups)
 
     def rates(self, latent: Tensor, quality: Tensor, quantise: Callable | None = None, kept_groups: Tensor | None = None) -> dict[str, Tensor]:

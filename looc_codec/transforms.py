@@ -234,6 +234,10 @@ class Synthesis(nn.Module):
             self.blocks4 = nn.Sequential(*(ResidualBlock(w4) for _ in range(n4)))
             self.head4 = zero_conv(w4, 48, 3)
 
+    def joined(self, coarse: Tensor, entered: Tensor, quality: Tensor) -> Tensor:
+        """Features at 1/4: those that come up from 1/8, four positions' worth of channels at each, and those of the linear pixels."""
+        return self.modulation4(F.pixel_shuffle(coarse, 2) + entered, quality)
+
     def forward(self, latent: Tensor, quality: Tensor, margins: Margins = (0, 0, 0, 0)) -> Tensor:
         step = self.log_step(quality).exp()
         at16, at8 = cells_needed(self.config.synthesis_blocks)
@@ -252,8 +256,7 @@ class Synthesis(nn.Module):
             # One cell further out for the window of the entry.
             quarters, margins4 = trimmed(F.pixel_unshuffle(pixels / 64, 4), times(margins, 4), 2 * at8 + 1)
             entered, margins4 = trimmed(self.entry4(quarters), margins4, 2 * at8)
-            features = F.pixel_shuffle(self.up4(features), 2) + entered
-            features = self.blocks4(self.modulation4(features, quality))
+            features = self.blocks4(self.joined(self.up4(features), entered, quality))
             correction, _ = trimmed(self.head4(features), margins4, 0)
         pixels, _ = trimmed(pixels, times(margins, PATCH), 0)
         if self.branch:

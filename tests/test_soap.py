@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
-from looc_codec.training.soap import Soap, eigenbasis, orthonormal, rotate
+from looc_codec.training.recording import Recorded
+from looc_codec.training.soap import Soap, eigenbasis, iterated_basis, orthonormal, rotate
 
 SHAPES = [(6, 5), (6, 5), (7,), (6, 5, 3, 3), (6, 5), (6, 5, 3, 3), (3,), (8, 1, 3, 3), (1, 1)]
 
@@ -180,3 +184,133 @@ def test_cholesky_says_which_matrices_it_could_not_do():
     q, sound = orthonormal(matrices)
     assert sound.tolist() == [True, False, False, True]
     torch.testing.assert_close(q[3].abs().float(), torch.eye(4), atol=1e-6, rtol=0)
+
+
+def plain_soap(start: Tensor, gradients: list[Tensor], rates: list[float], covariance_every: int, basis_every: int) -> Tensor:
+    """Steps of one matrix as the paper writes them, its numbers on the host."""
+    value, mean, square = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
+    beta, covariances, bases = 0.95, [], []
+    for step, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+        products = [gradient @ gradient.T, gradient.T @ gradient]
+        if step == 1:
+            covariances = products
+            bases = [eigenbasis(product[None])[0] for product in products]
+        elif step % covariance_every == 0:
+            weight = (1 - beta) * covariance_every
+            covariances = [(1 - weight) * old + weight * new for old, new in zip(covariances, products, strict=True)]
+        if step > 1 and step % basis_every == 0:
+            mean = bases[0] @ mean @ bases[1].T
+            orders = [torch.einsum("ij,ij->j", basis, covariance @ basis).argsort(descending=True) for covariance, basis in zip(covariances, bases, strict=True)]
+            bases = [torch.linalg.qr((covariance @ basis)[:, order])[0] for covariance, basis, order in zip(covariances, bases, orders, strict=True)]
+            mean, square = bases[0].T @ mean @ bases[1], square[orders[0]][:, orders[1]]
+        rotated = bases[0].T @ gradient @ bases[1]
+        mean = beta * mean + (1 - beta) * rotated
+        square = beta * square + (1 - beta) * rotated**2
+        scale = math.sqrt(1 - beta**step) / (1 - beta**step)
+        value = value - rate * scale * (bases[0] @ (mean / (square.sqrt() + 1e-8)) @ bases[1].T)
+    return value
+
+
+@pytest.mark.parametrize("rate_of", [float, torch.tensor])
+@pytest.mark.parametrize("every", [(2, 10), (2, 5), (3, 4)])
+def test_steps_are_those_of_the_formula_with_its_numbers_on_the_host(rate_of, every):
+    generator = torch.Generator().manual_seed(0)
+    start, mean = (torch.randn(6, 6, generator=generator) for _ in range(2))
+    gradients = [mean + torch.randn(6, 6, generator=generator) for _ in range(22)]
+    # The first gradient is diagonal in its own eigenvectors, and Adam makes full steps of the rounding errors beside the diagonal.
+    rates = [0.01 / (1 + index) if index else 0.0 for index in range(len(gradients))]
+    parameter = torch.nn.Parameter(start.clone())
+    optimizer = Soap([parameter], covariance_every=every[0], basis_every=every[1])
+    for gradient, rate in zip(gradients, rates, strict=True):
+        optimizer.param_groups[0]["lr"] = rate_of(rate)
+        parameter.grad = gradient.clone()
+        optimizer.step()
+    torch.testing.assert_close(parameter.detach(), plain_soap(start, gradients, rates, *every), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [3, 9, 16])
+def test_iterated_bases_are_near_the_eigenvectors(size):
+    covariance, vectors = (value.float() for value in covariance_and_vectors(size, -0.3 * size))
+    basis = iterated_basis(covariance)
+    torch.testing.assert_close(basis.mT @ basis, torch.eye(size).expand(3, size, size), atol=1e-5, rtol=0)
+
+    def share_off_diagonal(matrix: Tensor) -> Tensor:
+        # Of correlations, in which the small eigenvalues count as much as the large ones.
+        spread = matrix.diagonal(dim1=-2, dim2=-1).sqrt()
+        correlation = matrix / (spread[:, :, None] * spread[:, None])
+        return (correlation - torch.eye(size)).square().mean((1, 2))
+
+    rotated = (basis.double().mT @ covariance.double() @ basis.double()).float()
+    assert (share_off_diagonal(rotated) < 0.1 * share_off_diagonal(covariance)).all()
+    assert ((basis[:, :, 0] * vectors[:, :, 0]).sum(1).abs() > 0.99).all()
+
+
+def test_iterated_bases_of_degenerate_covariances_are_orthonormal():
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(9, 1, generator=generator)
+    rows = torch.randn(9, 4, generator=generator) * (torch.arange(9) < 6)[:, None]
+    broken = torch.full((9, 9), torch.nan)
+    basis = iterated_basis(torch.stack([torch.zeros(9, 9), torch.ones(9, 9), 1e-12 * vector @ vector.T, torch.eye(9), rows @ rows.T, broken]))
+    torch.testing.assert_close(basis.mT @ basis, torch.eye(9).expand(6, 9, 9), atol=1e-5, rtol=0)
+    torch.testing.assert_close((basis[2, :, 0] @ vector).abs()[0], vector.norm())
+    assert torch.equal(basis[5], torch.eye(9))
+
+
+def test_a_plan_tells_which_steps_can_be_recorded():
+    parameters = weights()
+    optimizer = Soap(parameters, lr=0.01, covariance_every=2, basis_every=5)
+    plans = []
+    for step in range(10):
+        # A pair of buckets begins two steps late.
+        late = (0, 1, 4, 3, 5) if step < 2 else ()
+        for index, parameter in enumerate(parameters):
+            parameter.grad = None if index in late else torch.ones_like(parameter)
+        plans.append(optimizer.plan())
+        optimizer.step()
+    assert {plan[1] for plan in plans[:2]} == {"first", "covariance"} and {plan[0] for plan in plans[:2]} == {""}
+    assert [plan[0] for plan in plans[2:]] == ["first", "covariance", "plain", "covariance", "basis", "covariance", "plain", "covariance"]
+    assert plans[9][1] == "covariance basis"
+    assert [optimizer.recordable(plan) for plan in plans] == [False, True, False, True, False, True, False, True, True, False]
+
+
+def test_rates_that_change_after_a_plan_need_no_other_work():
+    one, other = weights(), weights()
+    optimizers = [Soap(one, lr=0.01), Soap(other, lr=0.5)]
+    descend(optimizers[0], one, range(1))
+    for parameter, seeded in zip(other, one, strict=True):
+        parameter.grad = seeded.grad
+    plan = optimizers[1].plan()
+    optimizers[1].param_groups[0]["lr"] = 0.01
+    optimizers[1].take_rates()
+    optimizers[1].work(plan)
+    assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="records CUDA graphs")
+def test_recorded_work_is_that_of_launched_work():
+    results, recordings = [], {}
+    for record in (False, True):
+        parameters = [torch.nn.Parameter(value.detach().cuda()) for value in weights()]
+        optimizer = Soap(parameters, covariance_every=2, basis_every=5)
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        for step in range(14):
+            for index, parameter in enumerate(parameters):
+                gradient = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1000 * step + index))
+                parameter.grad.copy_(gradient + torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
+            optimizer.param_groups[0]["lr"] = 0.01 / (1 + step)
+            plan = optimizer.plan()
+            optimizer.take_rates()
+            work = partial(optimizer.work, plan)
+            if record and optimizer.recordable(plan):
+                work = recordings.setdefault(plan, Recorded(work, trials=1))
+            work()
+            optimizer.count(plan)
+        assert all(int(optimizer.state[parameter]["step"]) == 14 for parameter in parameters)
+        results.append([parameter.detach().cpu() for parameter in parameters])
+    assert len(recordings) == 2 and all(recording.recorded for recording in recordings.values())
+    for launched, recorded, first in zip(*results, weights(), strict=True):
+        assert (launched - first.detach()).abs().max() > 5e-3
+        # Products of ten bits of mantissa may be done in another way in a recording.
+        torch.testing.assert_close(recorded, launched, atol=1e-3, rtol=1e-3)
+    assert torch.backends.cuda.matmul.allow_tf32 is False

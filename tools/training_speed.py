@@ -25,8 +25,8 @@ VARIANTS = {
     "launched": dict(record=False),
     "recorded": dict(record=True),
 }
-TRIAL_STEPS = 8
-"""Steps before the clock starts: recording, first bases of the optimizer."""
+TRIAL_STEPS = 16
+"""Steps before the clock starts: recordings of the pass and of the optimizer's kinds of steps, and its first bases."""
 
 
 def synchronise(device: str) -> None:

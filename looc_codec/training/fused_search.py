@@ -40,24 +40,17 @@ def _nearest(x, y, offset, lagrangian, active, steps, bits, shortlists, half_cel
 
 
 @triton.jit
-def _quantise(
-    residual, log_scale, quantised, units, positions, digit_factor, first_digit_row, steps, bits, shortlists, half_cells, escape_row, lagrangian,
+def _chosen(
+    x, y, scale_x, scale_y, inside, digit_factor, first_digit_row, steps, bits, shortlists, half_cells, escape_row, lagrangian,
     SIZE: tl.constexpr, SHORT: tl.constexpr, SCALES: tl.constexpr, RATIOS: tl.constexpr, RATIO_WIDTH: tl.constexpr, LOW: tl.constexpr, WIDTH: tl.constexpr,
-    ONE: tl.constexpr, PER_STEP: tl.constexpr, ESCAPE: tl.constexpr, FAR: tl.constexpr, OFFSET: tl.constexpr, BLOCK: tl.constexpr,
+    PER_STEP: tl.constexpr, ESCAPE: tl.constexpr, FAR: tl.constexpr, OFFSET: tl.constexpr,
 ):
-    unit = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = unit < units
-    # A unit is two consecutive channels of one position.
-    address = (unit // positions) * 2 * positions + unit % positions
-    scale_x = tl.load(log_scale + address, mask=inside, other=0.0).to(tl.int32)
-    scale_y = tl.load(log_scale + address + positions, mask=inside, other=0.0).to(tl.int32)
+    """Coded values of residuals (x, y) in steps with integer log scales, where `inside`."""
     row = (scale_x + scale_y - LOW + WIDTH * OFFSET) // WIDTH - OFFSET
     row = tl.minimum(tl.maximum(row, 0), SCALES - 1)
     if RATIOS > 1:
         ratio = (scale_x - scale_y + RATIO_WIDTH // 2 + RATIO_WIDTH * OFFSET) // RATIO_WIDTH - OFFSET
         row = row * RATIOS + tl.minimum(tl.maximum(ratio, -(RATIOS // 2)), RATIOS // 2) + RATIOS // 2
-    x = tl.load(residual + address, mask=inside, other=0.0) / ONE
-    y = tl.load(residual + address + positions, mask=inside, other=0.0) / ONE
     factor = tl.load(digit_factor + row, mask=inside, other=1).to(tl.float32)
     wide = inside & (factor > 1)
     first_row = tl.maximum(tl.load(first_digit_row + row, mask=inside, other=0), 0).to(tl.int32) * (SIZE + 1)
@@ -80,20 +73,52 @@ def _quantise(
     escaped = far & (error + lagrangian * spent > cost)
     value_x = tl.where(escaped, far_x + tl.load(steps + 2 * fine, mask=far, other=0.0), value_x)
     value_y = tl.where(escaped, far_y + tl.load(steps + 2 * fine + 1, mask=far, other=0.0), value_y)
+    return value_x, value_y
+
+
+@triton.jit
+def _quantise(
+    residual, log_scale, quantised, units, positions, digit_factor, first_digit_row, steps, bits, shortlists, half_cells, escape_row, lagrangian,
+    ONE: tl.constexpr, BLOCK: tl.constexpr,
+    SIZE: tl.constexpr, SHORT: tl.constexpr, SCALES: tl.constexpr, RATIOS: tl.constexpr, RATIO_WIDTH: tl.constexpr, LOW: tl.constexpr, WIDTH: tl.constexpr,
+    PER_STEP: tl.constexpr, ESCAPE: tl.constexpr, FAR: tl.constexpr, OFFSET: tl.constexpr,
+):
+    unit = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = unit < units
+    # A unit is two consecutive channels of one position.
+    address = (unit // positions) * 2 * positions + unit % positions
+    scale_x = tl.load(log_scale + address, mask=inside, other=0.0).to(tl.int32)
+    scale_y = tl.load(log_scale + address + positions, mask=inside, other=0.0).to(tl.int32)
+    x = tl.load(residual + address, mask=inside, other=0.0) / ONE
+    y = tl.load(residual + address + positions, mask=inside, other=0.0) / ONE
+    value_x, value_y = _chosen(
+        x, y, scale_x, scale_y, inside, digit_factor, first_digit_row, steps, bits, shortlists, half_cells, escape_row, lagrangian,
+        SIZE, SHORT, SCALES, RATIOS, RATIO_WIDTH, LOW, WIDTH, PER_STEP, ESCAPE, FAR, OFFSET,
+    )
     tl.store(quantised + address, value_x * ONE, mask=inside)
     tl.store(quantised + address + positions, value_y * ONE, mask=inside)
 
 
+def constants_of(book: SharedCodebook) -> dict:
+    """What the kernels have to know of a codebook when they are compiled."""
+    config = book.config
+    return dict(
+        SIZE=len(book.steps), SHORT=book.shortlists.shape[1], SCALES=config.scale_classes, RATIOS=config.ratio_classes, RATIO_WIDTH=RATIO_LOG_SPAN // config.ratio_classes,
+        LOW=SCALE_LOG_LOW, WIDTH=SCALE_LOG_WIDTH, PER_STEP=GRID_PER_STEP, ESCAPE=ESCAPE_FACTOR, FAR=ESCAPE_ERROR, OFFSET=BIAS,
+    )
+
+
+def tables_of(book: SharedCodebook) -> tuple:
+    """The arguments of `_chosen` from `digit_factor` to `escape_row`."""
+    return book.digit_factor, book.first_digit_row, book.steps, book.bits, book.shortlists, book.half_cells, len(book.bits) - 2
+
+
 def quantise(book: SharedCodebook, residual: Tensor, log_scale: Tensor, lagrangian: float) -> Tensor:
     """Coded values `(B, C, h, w)` float32 of residuals (1/16 steps) with integer log scales (1/32), both `(B, C, h, w)`; d* = 2."""
-    config = book.config
     residual, log_scale = residual.float().contiguous(), log_scale.float().contiguous()
     quantised = torch.empty_like(residual)
     units, positions = residual.numel() // 2, residual.shape[2] * residual.shape[3]
     _quantise[(triton.cdiv(units, UNITS),)](
-        residual, log_scale, quantised, units, positions, book.digit_factor, book.first_digit_row, book.steps, book.bits, book.shortlists, book.half_cells,
-        len(book.bits) - 2, lagrangian, SIZE=len(book.steps), SHORT=book.shortlists.shape[1], SCALES=config.scale_classes, RATIOS=config.ratio_classes,
-        RATIO_WIDTH=RATIO_LOG_SPAN // config.ratio_classes, LOW=SCALE_LOG_LOW, WIDTH=SCALE_LOG_WIDTH, ONE=FIXED_ONE, PER_STEP=GRID_PER_STEP,
-        ESCAPE=ESCAPE_FACTOR, FAR=ESCAPE_ERROR, OFFSET=BIAS, BLOCK=UNITS,
+        residual, log_scale, quantised, units, positions, *tables_of(book), lagrangian, ONE=FIXED_ONE, BLOCK=UNITS, **constants_of(book)
     )
     return quantised

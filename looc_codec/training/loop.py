@@ -123,7 +123,10 @@ class Trainer:
             self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0, fused=device != "cpu")
         else:
             raise ModelError(f"there is no optimizer {options.optimizer}; choose soap or adamw")
+        self.parameters = list(model.parameters())
         self.ema = {name: value.detach().clone() for name, value in model.named_parameters()}
+        # How far the average moves in a step. On the device, where replayed updates read it.
+        self.ema_weight = torch.zeros((), device=device)
         self.generators = {
             "crops": torch.Generator(device).manual_seed(options.seed + processes.rank),
             # On the host, which has to know the size of the windows that crops come from.
@@ -132,13 +135,32 @@ class Trainer:
         torch.manual_seed(options.seed + processes.rank)
         self.step_count, self.seconds_used, self.pictures_seen = 0, 0.0, 0
         self.passes = {prior_only: partial(self.passed, prior_only) for prior_only in (False, True)}
+        # Recorded updates by the pass whose gradients they take and by what the optimizer does in them.
+        self.updates: dict[tuple, Recorded[None]] = {}
+        # Where replays of each pass write the gradients, and the pass whose replay the last step was, if it was one.
+        self.gradients: dict[bool, list[Tensor | None]] = {}
+        self.replayed: bool | None = None
         if device.startswith("cuda"):
             torch.backends.cudnn.benchmark = True
             # Trials of ten algorithms for each convolution seem to have cost half a minute on an H200.
             torch.backends.cudnn.benchmark_limit = 4
+            self.use_kernels()
             # The search of wider codevectors makes the host wait, which a recording cannot.
             if options.record and (codes is None or codes.dense):
                 self.passes = {prior_only: Recorded(passes) for prior_only, passes in self.passes.items()}
+
+    def use_kernels(self) -> None:
+        """Gives the model the kernels that training has for a CUDA device. Imported here, because only CUDA builds of PyTorch bring Triton."""
+        from looc_codec.training import fused_integers, fused_layers, fused_prior
+
+        prior, codes = self.model.prior, self.codes
+        prior.derive_integers, prior.joint = fused_integers.derive, None
+        if self.options.bf16:
+            for transform in (self.model.analysis, self.model.synthesis):
+                fused_layers.fuse(transform)
+            if codes is None or (codes.dense and prior.config.codevector_dim == 2):
+                book, lagrangian = (None, 0.0) if codes is None else (codes.book, codes.lagrangian)
+                prior.fused_rates = fused_prior.FusedRates(prior, book, lagrangian)
 
     def parameter_groups(self) -> list[dict]:
         options, groups = self.options, {"linear": [], "branch": [], "prior": []}
@@ -224,16 +246,55 @@ class Trainer:
         figures = self.passes[prior_only](pixels, quality, self.kept_groups(len(quality)))
         if self.options.stage == "codes":
             self.codes.observe(figures)
-        self.processes.average(parameter.grad for parameter in self.model.parameters() if parameter.grad is not None)
-        for group in self.optimizer.param_groups:
-            torch.nn.utils.clip_grad_norm_(group["params"], self.options.clip_norm)
-        self.optimizer.step()
+        replayed = isinstance(self.passes[prior_only], Recorded) and self.passes[prior_only].recorded
+        self.point_gradients(prior_only if replayed else None)
+        self.processes.average(parameter.grad for parameter in self.parameters if parameter.grad is not None)
+        self.update(prior_only, replayed)
         self.step_count += 1
         self.pictures_seen += len(pixels) * self.processes.count
-        decay = min(self.options.ema_decay, (1 + self.step_count) / (10 + self.step_count))
-        parameters = [parameter.detach() for _, parameter in self.model.named_parameters()]
-        torch._foreach_lerp_(list(self.ema.values()), parameters, 1 - decay)
         return figures
+
+    def point_gradients(self, replayed: bool | None) -> None:
+        """Gives the parameters the gradients that the replayed pass (`prior_only` or not) has written; the other pass may have left its own.
+
+        Without a replay, None, the pass itself has set them.
+        """
+        if replayed is not None:
+            if replayed not in self.gradients:
+                # This step has recorded the pass and has left there the gradients which replays write.
+                self.gradients[replayed] = [parameter.grad for parameter in self.parameters]
+            elif replayed != self.replayed:
+                for parameter, gradient in zip(self.parameters, self.gradients[replayed], strict=True):
+                    parameter.grad = gradient
+        self.replayed = replayed
+
+    def update(self, prior_only: bool, replayed: bool) -> None:
+        """Step of weights and averages from the gradients; recorded, too, if a recorded pass has `replayed` them to where they always are."""
+        decay = min(self.options.ema_decay, (2 + self.step_count) / (11 + self.step_count))
+        self.ema_weight.fill_(1 - decay)
+        if not isinstance(self.optimizer, Soap):
+            self.change_weights(self.optimizer.step)
+            return
+        plan = self.optimizer.plan()
+        self.optimizer.take_rates()
+        change = partial(self.change_weights, partial(self.optimizer.work, plan))
+        if replayed and self.optimizer.recordable(plan):
+            # One trial, because the work of this plan may not have been done before.
+            self.updates.setdefault((prior_only, plan), Recorded(change, trials=1))()
+        else:
+            change()
+        self.optimizer.count(plan)
+
+    def change_weights(self, optimize: Callable[[], None]) -> None:
+        """Clips the gradients, steps and averages: all that is done on the device after the pass."""
+        for group in self.optimizer.param_groups:
+            torch.nn.utils.clip_grad_norm_(group["params"], self.options.clip_norm)
+        optimize()
+        with torch.no_grad():
+            averages = list(self.ema.values())
+            steps = torch._foreach_sub(self.parameters, averages)
+            torch._foreach_mul_(steps, self.ema_weight)
+            torch._foreach_add_(averages, steps)
 
     # --- run --------------------------------------------------------------------------------------------------------
 
@@ -327,7 +388,10 @@ class Trainer:
     def resume(self, path: Path, meta: dict) -> None:
         """Goes on from a checkpoint of the same run: weights, moments, EMA, random states and counters."""
         ema, extra = load_checkpoint(path, self.model, self.optimizer, self.generators)
-        self.ema = {name: ema[name].to(self.device) for name in self.ema}
+        for name, value in self.ema.items():
+            value.copy_(ema[name])
+        # The state of the optimizer lies elsewhere now.
+        self.updates.clear()
         self.step_count, self.seconds_used, self.pictures_seen = meta["step_count"], meta["seconds_used"], meta["pictures_seen"]
         if self.options.stage == "codes":
             self.codes.restore(extra)

@@ -9,11 +9,29 @@ Parameters of equal shape are stepped together: a GPU would spend most of its ti
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+FIRST_ROUNDS = 6
+"""Power iterations that give the first bases on a GPU."""
+
+
+@contextmanager
+def coarse_products(device: torch.device) -> Iterator[None]:
+    """Products of float32 matrices on a CUDA device may keep ten bits of mantissa (TF32) meanwhile; nothing else changes."""
+    if device.type != "cuda":
+        yield
+        return
+    # Read when a product is issued, so a recording keeps what was set while it was made.
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 class Bucket:
@@ -23,21 +41,17 @@ class Bucket:
     """
 
     def __init__(self, members: list[Tensor], axes: tuple[int, ...]) -> None:
+        # The number of steps is a number here, for decisions, and a tensor in the state, for arithmetic on the device.
         self.members, self.axes, self.count = members, axes, 0
 
     def allocate(self) -> None:
         first, number = self.members[0], len(self.members)
         size = (number, *first.shape) if self.axes else (sum(member.numel() for member in self.members),)
-        self.step = torch.tensor(0)
+        self.step = torch.zeros((), dtype=torch.int64, device=first.device)
         self.mean, self.square = (torch.zeros(size, device=first.device) for _ in range(2))
         sides = {axis: first.shape[axis] for axis in self.axes}
         self.covariances = {axis: torch.zeros(number, side, side, device=first.device) for axis, side in sides.items()}
         self.bases = {axis: torch.eye(side, device=first.device).repeat(number, 1, 1) for axis, side in sides.items()}
-
-    def advance(self, count: int) -> None:
-        """Sets the number of steps. It is a number here, for arithmetic, and a tensor in the state, to be saved."""
-        self.count = count
-        self.step.fill_(count)
 
     def joined(self, tensors: list[Tensor]) -> Tensor:
         if self.axes:
@@ -60,8 +74,8 @@ class Bucket:
     def gradient(self) -> Tensor:
         return self.joined([torch.zeros_like(member) if member.grad is None else member.grad for member in self.members])
 
-    def move(self, change: Tensor, rate: float) -> None:
-        """Subtracts `rate` times `change` from the parameters."""
+    def move(self, change: Tensor) -> None:
+        """Subtracts `change` from the parameters."""
         if self.axes:
             # One launch for all members needs the strides of the parameters, which for convolutions are channels last.
             like = torch.empty_like(self.members[0])
@@ -70,7 +84,7 @@ class Bucket:
                 change = change.as_strided(change.shape, strides)
             else:
                 change = torch.empty_strided(change.shape, strides, device=change.device).copy_(change)
-        torch._foreach_add_(self.members, self.parted(change), alpha=-rate)
+        torch._foreach_sub_(self.members, self.parted(change))
 
 
 class Soap(torch.optim.Optimizer):
@@ -80,13 +94,18 @@ class Soap(torch.optim.Optimizer):
     bases follow every `basis_every` steps by one power iteration and an orthonormalisation. All state is tensors.
 
     The state of a bucket begins with the first gradient of any member, and a step in which none has one leaves it as it
-    is. In other steps members without a gradient count as having a gradient of zero. Only a first step waits for a GPU.
+    is. In other steps members without a gradient count as having a gradient of zero. No step waits for a GPU.
+
+    The parameters of a group are on one device. `step` is `take_rates`, `work` on the `plan` and `count`: who records the
+    work as a CUDA graph calls them one by one, and replays it for every step of the same plan that is `recordable`.
     """
 
     def __init__(self, params, lr: float = 1e-3, betas: tuple[float, float] = (0.95, 0.95), eps: float = 1e-8, *,
                  longest_axis: int = 400, covariance_every: int = 2, basis_every: int = 10) -> None:
         self.longest_axis, self.covariance_every, self.basis_every = longest_axis, covariance_every, basis_every
         self.buckets: list[list[Bucket]] = []
+        # Of each group, on its device. Those of the groups stay numbers, or what the caller makes of them.
+        self.rates: list[Tensor] = []
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps))
 
     def add_param_group(self, param_group: dict) -> None:
@@ -97,6 +116,7 @@ class Soap(torch.optim.Optimizer):
             key = (axes, parameter.shape if axes else None, parameter.dtype, parameter.device)
             members.setdefault(key, []).append(parameter)
         self.buckets.append([Bucket(parameters, key[0]) for key, parameters in members.items()])
+        self.rates.append(torch.zeros((), dtype=torch.float64, device=self.param_groups[-1]["params"][0].device))
 
     def rotated_axes(self, parameter: Tensor) -> tuple[int, ...]:
         if parameter.dim() < 2:
@@ -123,7 +143,8 @@ class Soap(torch.optim.Optimizer):
             if not saved:
                 continue
             self.begin(bucket)
-            bucket.advance(max(int(state["step"]) for state in saved.values()))
+            bucket.count = max(int(state["step"]) for state in saved.values())
+            bucket.step.fill_(bucket.count)
             for index, state in saved.items():
                 views = self.state[bucket.members[index]]
                 if state.keys() != views.keys():
@@ -131,37 +152,95 @@ class Soap(torch.optim.Optimizer):
                 for name in views.keys() - {"step"}:
                     views[name].copy_(state[name])
 
-    @torch.no_grad()
     def step(self, closure=None) -> None:
-        for group, buckets in zip(self.param_groups, self.buckets, strict=True):
-            for bucket in buckets:
-                if any(member.grad is not None for member in bucket.members):
-                    self.update(bucket, group)
+        plan = self.plan()
+        self.take_rates()
+        self.work(plan)
+        self.count(plan)
 
-    def update(self, bucket: Bucket, group: dict) -> None:
-        gradient, (beta1, beta2) = bucket.gradient(), group["betas"]
-        fresh = bucket.count == 0
-        if fresh:
-            self.begin(bucket)
-        bucket.advance(bucket.count + 1)
-        if fresh or bucket.count % self.covariance_every == 0:
-            weight = 1.0 if fresh else (1 - beta2) * self.covariance_every
-            for axis, covariance in bucket.covariances.items():
-                rows = gradient.movedim(axis + 1, 1).flatten(2)
-                covariance.baddbmm_(rows, rows.mT, beta=1 - weight, alpha=weight)
-        if fresh:
-            for axis, covariance in bucket.covariances.items():
-                bucket.bases[axis].copy_(eigenbasis(covariance))
-        elif bucket.count % self.basis_every == 0:
-            for axis in bucket.axes:
-                turn(bucket, axis)
-        rotated = rotate(gradient, bucket.bases)
-        bucket.mean.lerp_(rotated, 1 - beta1)
-        bucket.square.lerp_(rotated.square_(), 1 - beta2)
-        scale = math.sqrt(1 - beta2**bucket.count) / (1 - beta1**bucket.count)
-        change = bucket.square.sqrt().add_(group["eps"])
-        torch.div(bucket.mean, change, out=change)
-        bucket.move(rotate(change, bucket.bases, back=True), group["lr"] * scale)
+    def plan(self) -> tuple[str, ...]:
+        """What the next step does with each bucket: "first", "plain", "covariance", "basis", "covariance basis", or "" without gradients."""
+        return tuple(self.part_of(bucket) for bucket in self.all_buckets())
+
+    def part_of(self, bucket: Bucket) -> str:
+        if all(member.grad is None for member in bucket.members):
+            return ""
+        if bucket.count == 0:
+            return "first"
+        every = {"covariance": self.covariance_every, "basis": self.basis_every}
+        return " ".join(name for name, steps in every.items() if (bucket.count + 1) % steps == 0) or "plain"
+
+    @staticmethod
+    def recordable(plan: tuple[str, ...]) -> bool:
+        """Whether the work of a step is the same launches on the same memory each time: no allocated state and no decompositions."""
+        return not any(part == "first" or "basis" in part for part in plan)
+
+    def take_rates(self) -> None:
+        """Writes the learning rates of the groups to their devices, where the work reads them."""
+        for rate, group in zip(self.rates, self.param_groups, strict=True):
+            rate.fill_(group["lr"])
+
+    def count(self, plan: tuple[str, ...]) -> None:
+        """Counts a step whose work is done, or replayed."""
+        for bucket, part in zip(self.all_buckets(), plan, strict=True):
+            bucket.count += part != ""
+
+    @torch.no_grad()
+    def work(self, plan: tuple[str, ...]) -> None:
+        """All of a step that is done on the devices. It depends on the plan and on nothing else that the host knows."""
+        parts = iter(plan)
+        for group, buckets, rate in zip(self.param_groups, self.buckets, self.rates, strict=True):
+            planned = [(bucket, part) for bucket, part in zip(buckets, parts) if part]
+            if planned:
+                with coarse_products(rate.device):
+                    self.update(planned, group, rate)
+
+    def update(self, planned: list[tuple[Bucket, str]], group: dict, rate: Tensor) -> None:
+        buckets, (beta1, beta2) = [bucket for bucket, _ in planned], group["betas"]
+        gradients = [bucket.gradient() for bucket in buckets]
+        for (bucket, part), gradient in zip(planned, gradients, strict=True):
+            if part == "first":
+                self.begin(bucket)
+            if part == "first" or "covariance" in part:
+                weight = 1.0 if part == "first" else (1 - beta2) * self.covariance_every
+                for axis, covariance in bucket.covariances.items():
+                    rows = gradient.movedim(axis + 1, 1).flatten(2)
+                    covariance.baddbmm_(rows, rows.mT, beta=1 - weight, alpha=weight)
+        start([bucket for bucket, part in planned if part == "first"])
+        turn([bucket for bucket, part in planned if "basis" in part])
+        steps = [bucket.step for bucket in buckets]
+        torch._foreach_add_(steps, 1)
+        # In float64 as the host would: the powers of early steps are close to one.
+        number = torch.stack(steps).double()
+        scales = ((1 - beta2**number).sqrt() / (1 - beta1**number) * rate).float().unbind()
+        # One launch for all buckets of the group where their shapes do not matter.
+        means, squares = [bucket.mean for bucket in buckets], [bucket.square for bucket in buckets]
+        rotated = [rotate(gradient, bucket.bases) for gradient, bucket in zip(gradients, buckets, strict=True)]
+        torch._foreach_lerp_(means, rotated, 1 - beta1)
+        torch._foreach_lerp_(squares, torch._foreach_mul(rotated, rotated), 1 - beta2)
+        roots = torch._foreach_sqrt(squares)
+        torch._foreach_add_(roots, group["eps"])
+        for bucket, change, scale in zip(buckets, torch._foreach_div(means, roots), scales, strict=True):
+            bucket.move(rotate(change.mul_(scale), bucket.bases, back=True))
+
+
+def by_side(buckets: list[Bucket]) -> Iterator[tuple[list[tuple[Bucket, int]], Tensor]]:
+    """Buckets and axes of equal length together, with their covariances one after the other `(n, side, side)`."""
+    same: dict[tuple, list[tuple[Bucket, int]]] = {}
+    for bucket in buckets:
+        for axis, covariance in bucket.covariances.items():
+            same.setdefault((covariance.shape[-1], covariance.device), []).append((bucket, axis))
+    for places in same.values():
+        yield places, torch.cat([bucket.covariances[axis] for bucket, axis in places])
+
+
+def start(buckets: list[Bucket]) -> None:
+    """Sets the first bases from the first covariances."""
+    for places, covariance in by_side(buckets):
+        # Eigensolvers of GPUs take the matrices one after the other, which for hundreds of them is half a minute.
+        fresh = iterated_basis(covariance) if covariance.is_cuda else eigenbasis(covariance)
+        for (bucket, axis), basis in zip(places, fresh.split([len(bucket.members) for bucket, _ in places]), strict=True):
+            bucket.bases[axis].copy_(basis)
 
 
 def eigenbasis(covariance: Tensor) -> Tensor:
@@ -170,37 +249,60 @@ def eigenbasis(covariance: Tensor) -> Tensor:
     trace = covariance.double().diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     ridge = torch.linspace(1e-9, 2e-9, covariance.shape[-1], dtype=torch.float64, device=covariance.device).diag()
     matrix = covariance.double() / trace.clamp_min(1e-30) + ridge
-    try:
-        vectors = torch.linalg.eigh(matrix)[1]
-    except RuntimeError:
-        # Solvers of GPUs give up where LAPACK does not.
-        vectors = torch.linalg.eigh(matrix.cpu())[1]
-    return vectors.flip(-1).to(covariance).contiguous()
+    return torch.linalg.eigh(matrix)[1].flip(-1).to(covariance).contiguous()
 
 
-def turn(bucket: Bucket, axis: int) -> None:
-    """Brings the bases of one axis up to date with its covariances; the moments follow them."""
-    basis = bucket.bases[axis]
-    # Products on a GPU may keep ten bits of mantissa (TF32), in which eigenvectors of small eigenvalues would drown.
-    exact = torch.float64 if basis.is_cuda else basis.dtype
-    old = basis.to(exact)
-    product = bucket.covariances[axis].to(exact) @ old
+def iterated_basis(covariance: Tensor, rounds: int = FIRST_ROUNDS) -> Tensor:
+    """Orthonormal columns near the eigenvectors of each matrix `(n, side, side)`, found by products and Cholesky decompositions alone."""
+    exact = covariance.double()
+    basis = torch.eye(covariance.shape[-1], dtype=exact.dtype, device=exact.device).repeat(len(exact), 1, 1)
+    for _ in range(rounds):
+        basis = power_iteration(exact, basis)[0]
+    return basis.to(covariance)
+
+
+def power_iteration(covariance: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
+    """Bases after one product with the covariances, in float64, and which column `(n, side)` of the old ones each column comes from.
+
+    The columns come in the order of their spread, the largest first. Bases of matrices that fail stay as they are.
+    """
+    product = covariance @ old
+    order, spread = spread_order(old, product)
+    # A little of the old basis gives a direction to the columns of channels whose gradient is always zero.
+    ridge = 1e-10 * spread.abs().amax(1)[:, None, None] + 1e-30
+    fresh, sound = orthonormal(in_order(product + ridge * old, order))
+    return torch.where(sound[:, None, None], fresh, old), torch.where(sound[:, None], order, torch.arange(order.shape[1], device=order.device))
+
+
+def spread_order(old: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
+    """Order of the columns by their spread, and the spread: both `(n, side)`."""
     spread = (old * product).sum(1)
-    order = spread.argsort(dim=1, descending=True)
-    each = torch.arange(len(order), device=order.device)[:, None]
-    if basis.is_cuda:
-        # A little of the old basis gives a direction to the columns of channels whose gradient is always zero.
-        ridge = 1e-10 * spread.abs().amax(1)[:, None, None] + 1e-30
-        fresh, sound = orthonormal((product + ridge * old).mT[each, order].mT)
-        fresh = torch.where(sound[:, None, None], fresh, old)
-        order = torch.where(sound[:, None], order, torch.arange(order.shape[1], device=order.device))
-    else:
-        fresh = torch.linalg.qr(product.mT[each, order].mT)[0]
-    square, mean = (moment.movedim(axis + 1, 1) for moment in (bucket.square, bucket.mean))
-    square.copy_(square[each, order])
-    change = (fresh.mT @ old).to(mean)
-    mean.copy_((change @ mean.flatten(2)).view(mean.shape))
-    basis.copy_(fresh)
+    return spread.argsort(dim=1, descending=True), spread
+
+
+def in_order(columns: Tensor, order: Tensor) -> Tensor:
+    return columns.gather(2, order[:, None, :].expand_as(columns))
+
+
+def turn(buckets: list[Bucket]) -> None:
+    """Brings the bases up to date with the covariances; the moments follow them."""
+    for places, covariance in by_side(buckets):
+        before = torch.cat([bucket.bases[axis] for bucket, axis in places])
+        if before.is_cuda:
+            # Products on a GPU may keep ten bits of mantissa (TF32), in which eigenvectors of small eigenvalues would drown.
+            old = before.double()
+            fresh, order = power_iteration(covariance.double(), old)
+        else:
+            old, product = before, covariance @ before
+            order, _ = spread_order(old, product)
+            fresh = torch.linalg.qr(in_order(product, order))[0]
+        numbers = [len(bucket.members) for bucket, _ in places]
+        changes = (fresh.mT @ old).to(before)
+        for (bucket, axis), basis, change, its_order in zip(places, fresh.split(numbers), changes.split(numbers), order.split(numbers), strict=True):
+            square, mean = (moment.movedim(axis + 1, 1) for moment in (bucket.square, bucket.mean))
+            square.copy_(square[torch.arange(len(square), device=square.device)[:, None], its_order])
+            mean.copy_((change @ mean.flatten(2)).view(mean.shape))
+            bucket.bases[axis].copy_(basis)
 
 
 def orthonormal(product: Tensor) -> tuple[Tensor, Tensor]:
