@@ -50,7 +50,7 @@ def measure(store: PictureStore, init: Path, options: TrainOptions, device: str,
     synchronise(device)
     seconds = (time.perf_counter() - started) / steps
     parts = {}
-    for name, part in {"draw": trainer.draw, "pass": lambda: trainer.passes[False](*trainer.draw(), trainer.kept_groups(options.batch)), "optimizer": trainer.optimizer.step}.items():
+    for name, part in {"draw": trainer.draw, "pass": lambda: trainer.passes[False](*trainer.draw(), trainer.kept_groups(options.batch)), "update": lambda: trainer.update(False, trainer.replayed is not None)}.items():
         synchronise(device)
         begin = time.perf_counter()
         for _ in range(10):
