@@ -15,11 +15,12 @@ from looc_codec import codec, registry, selftest
 from looc_codec.cli import app
 from looc_codec.exactness import Setting, Variant, launch
 
-REGENERATE = "the shipped weights changed: run `python tools/golden.py` and commit weights/looc-photo.golden.*"
+REGENERATE = "the shipped weights changed: run `python tools/golden.py FILE` for them and commit the golden files beside them"
 
 
-def test_golden_file_belongs_to_the_shipped_weights():
-    entry = registry.find_model("photo")
+@pytest.mark.parametrize("name", ["photo", "photo-ssim"])
+def test_golden_file_belongs_to_the_shipped_weights(name):
+    entry = registry.find_model(name)
     stored = json.loads(selftest.golden_path(entry.path, "json").read_text())
     assert stored["fingerprint"] == entry.fingerprint.hex(), REGENERATE
     check = selftest.check_golden(entry)

@@ -2,7 +2,8 @@
 
     python tools/readme.py [--check]
 
-Everything between `<!-- kodak -->` and `<!-- /kodak -->` is replaced by tables made from docs/results/kodak/results.json.
+Everything between `<!-- kodak -->` and `<!-- /kodak -->` is replaced by tables made from docs/results/kodak/results.json, the model for
+structure's from docs/results/kodak-ssim.
 `--check` writes nothing and fails when README differs.
 """
 
@@ -35,39 +36,45 @@ def rows_to_markdown(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|---|" + "--:|" * (len(rows[0]) - 1), *lines[1:]]) + "\n"
 
 
-def figures(summary: Summary) -> str:
-    """PSNR at fixed rates, BD-rates of looc against each peer, rate and PSNR of each quality."""
+def rates(summary: Summary, label: str) -> list[list[str]]:
+    """BD-rates of looc against each peer, a row for each metric."""
+    rows = [[label, *(summary.labels[peer] for peer in PEERS)]]
+    for metric in METRICS.values():
+        if metric.key in summary.curves:
+            table = bd_table(summary, metric.key)["looc"]
+            cells = [f"{table[peer][0].value:+.1f}%" if table[peer][0].value is not None else table[peer][0].word for peer in PEERS]
+            rows.append([metric.label, *(f"**{cell}**" if cell.startswith("-") else cell for cell in cells)])
+    return rows
+
+
+def figures(summary: Summary, structure: Summary) -> str:
+    """PSNR at fixed rates, BD-rates of both models against each peer, rate and PSNR of each quality."""
     curves = summary.curves["psnr_db"]
     readings = [["PSNR dB at bits per pixel", *(f"{rate:g}" for rate in READING_RATES_BPP)]]
     for name in ("looc", *PEERS):
         values = [reading(curves[name], rate) for rate in READING_RATES_BPP]
         label = f"**{curves[name].label}**" if name == "looc" else curves[name].label
         readings.append([label, *("-" if value is None else f"{value:.2f}" for value in values)])
-    rates = [["bits at equal quality (BD-rate)", *(summary.labels[peer] for peer in PEERS)]]
-    for metric in METRICS.values():
-        if metric.key in summary.curves:
-            table = bd_table(summary, metric.key)["looc"]
-            cells = [f"{table[peer][0].value:+.1f}%" if table[peer][0].value is not None else table[peer][0].word for peer in PEERS]
-            rates.append([metric.label, *(f"**{cell}**" if metric.key == "psnr_db" and cell.startswith("-") else cell for cell in cells)])
     points = curves["looc"].points
     qualities = [
         ["quality", *(str(point.quality) for point in points)],
         ["bpp", *(f"{point.bpp:.3f}" for point in points)],
         ["PSNR dB", *(f"{point.value:.2f}" for point in points)],
     ]
-    return "\n".join(rows_to_markdown(rows) for rows in (readings, rates, qualities))
+    both = (rates(summary, "bits at equal quality (BD-rate), model `photo`"), rates(structure, "the same, model `photo-ssim`"))
+    return "\n".join(rows_to_markdown(rows) for rows in (readings, *both, qualities))
 
 
-def filled(readme: str, results: Results) -> str:
-    """README with the tables of these results between its markers."""
+def filled(readme: str, *results: Results) -> str:
+    """README with the tables of these results, of `photo` and of `photo-ssim`, between its markers."""
     before, rest = readme.split(BEGIN)
-    return before + BEGIN + figures(summary_of(results)) + END + rest.split(END)[1]
+    return before + BEGIN + figures(*map(summary_of, results)) + END + rest.split(END)[1]
 
 
 if __name__ == "__main__":
     path = ROOT / "README.md"
     old = path.read_text(encoding="utf-8")
-    new = filled(old, read_results(ROOT / "docs" / "results" / "kodak" / "results.json"))
+    new = filled(old, *(read_results(ROOT / "docs" / "results" / name / "results.json") for name in ("kodak", "kodak-ssim")))
     if "--check" in sys.argv[1:]:
         sys.exit(0 if new == old else "README.md does not hold the figures of docs/results/kodak; run tools/readme.py")
     path.write_text(new, encoding="utf-8")
