@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -44,6 +45,11 @@ def occurrences(index: Tensor, size: int, counted: Tensor | None = None) -> Tens
     # bincount makes the host wait for an accelerator.
     ones = torch.ones_like(index, dtype=torch.float32) if counted is None else counted.float()
     return torch.zeros(size, device=index.device).index_add_(0, index, ones)
+
+
+def has_triton() -> bool:
+    """Whether kernels for a CUDA device can be compiled: PyTorch brings Triton along on Linux, and not on Windows."""
+    return find_spec("triton") is not None
 
 
 class CodeFitter:
@@ -197,7 +203,7 @@ class CodeFitter:
 
     def quantise(self, residual: Tensor, log_scale: Tensor) -> Tensor:
         """The quantiser of Prior.forward: residuals (1/16 steps) `(B, C, h, w)` → their coded values."""
-        if self.dense and self.config.codevector_dim == 2:
+        if self.dense and self.config.codevector_dim == 2 and has_triton():
             from looc_codec.training import fused_search
 
             return fused_search.quantise(self.book, residual, log_scale, self.lagrangian)

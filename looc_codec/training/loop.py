@@ -23,7 +23,7 @@ from looc_codec.data import PictureStore
 from looc_codec.errors import ModelError
 from looc_codec.model import LoocModel
 from looc_codec.training.checkpoint import load_checkpoint, save_checkpoint
-from looc_codec.training.codes import CodeFitter
+from looc_codec.training.codes import CodeFitter, has_triton
 from looc_codec.training.loss import distortion, distortion_weight, mean_squared_error, require_metric
 from looc_codec.training.parallel import Processes
 from looc_codec.training.recording import Recorded
@@ -150,7 +150,9 @@ class Trainer:
                 self.passes = {prior_only: Recorded(passes) for prior_only, passes in self.passes.items()}
 
     def use_kernels(self) -> None:
-        """Gives the model the kernels that training has for a CUDA device. Imported here, because only CUDA builds of PyTorch bring Triton."""
+        """Gives the model the kernels that training has for a CUDA device. Imported here, because not every build of PyTorch brings Triton."""
+        if not has_triton():
+            return
         from looc_codec.training import fused_integers, fused_layers, fused_prior
 
         prior, codes = self.model.prior, self.codes
