@@ -63,6 +63,17 @@ def lapped_synthesis(latent: Tensor, kernels: Tensor) -> Tensor:
     return blocks[:, :, OVERLAP:-OVERLAP, OVERLAP:-OVERLAP]
 
 
+def blended(table: Tensor, quality: Tensor) -> Tensor:
+    """Rows of a table `(anchors, ...)` of evenly spaced qualities, interpolated at qualities `(B,)` float of 1..100: `(B, ...)`.
+
+    As a weighted sum of all rows: a GPU sorts for the gradient of look-ups.
+    """
+    anchors = len(table)
+    position = (quality - QUALITY_MIN) * ((anchors - 1) / (QUALITY_MAX - QUALITY_MIN))
+    weight = (1 - (position[:, None] - torch.arange(anchors, device=table.device)).abs()).clamp_min(0)
+    return (weight.view(*weight.shape, *[1] * (table.dim() - 1)) * table).sum(1)
+
+
 class QualityTable(nn.Module):
     """A learned vector per quality, interpolated linearly between evenly spaced anchors of 1..100."""
 
@@ -72,18 +83,13 @@ class QualityTable(nn.Module):
 
     def forward(self, quality: Tensor) -> Tensor:
         """`quality` `(B,)` float → `(B, width, 1, 1)`."""
+        if self.table.is_cuda:
+            return blended(self.table, quality)[:, :, None, None]
         anchors = self.table.shape[0]
         position = (quality - QUALITY_MIN) * ((anchors - 1) / (QUALITY_MAX - QUALITY_MIN))
-        if self.table.is_cuda:
-            return self.blended(position)
         low = position.floor().clamp(0, anchors - 2).long()
         fraction = (position - low).unsqueeze(1)
         return torch.lerp(self.table[low], self.table[low + 1], fraction)[:, :, None, None]
-
-    def blended(self, position: Tensor) -> Tensor:
-        """The same, for positions among the anchors `(B,)`, as a weighted sum of all: a GPU sorts for the gradient of look-ups."""
-        weight = (1 - (position[:, None] - torch.arange(len(self.table), device=position.device)).abs()).clamp_min(0)
-        return (weight[:, :, None] * self.table).sum(1)[:, :, None, None]
 
 
 class Modulation(nn.Module):

@@ -17,13 +17,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from looc_codec.config import QUALITY_MAX, QUALITY_MIN
 from looc_codec.prior import (
     ACTIVATION_LIMIT, ACTIVATION_ONE, COMPANDED_LIMIT, LATENT_LIMIT, LATENT_ONE, NEIGHBOUR_BITS, Prior, gaussian_bits, level_positions, levels_of_group, round_half_up,
 )  # fmt: skip
 from looc_codec.quantizers.codebook import SharedCodebook
 from looc_codec.training.fused_layers import maps_of, rows_of
 from looc_codec.training.fused_search import UNITS, _chosen, constants_of, tables_of
+from looc_codec.transforms import blended
 
 ROWS, COLUMNS = 64, 32
 """Positions and channels of a tile."""
@@ -192,6 +192,7 @@ def product(one: Tensor, other: Tensor) -> Tensor:
 
 
 def activate(sums: Tensor, bias: Tensor, quality: Tensor | None, positions: int) -> Tensor:
+    """Activations 0..255 `(P, C)` of a layer's sums `(P, C)`, its bias `(C,)` and, in an entry, the quality's row of each picture `(B, C)`."""
     count, width = sums.shape
     out = torch.empty_like(sums)
     _activate[(triton.cdiv(count, ROWS), triton.cdiv(width, COLUMNS))](
@@ -201,6 +202,7 @@ def activate(sums: Tensor, bias: Tensor, quality: Tensor | None, positions: int)
 
 
 def activate_backward(gradient: Tensor, sums: Tensor, bias: Tensor, quality: Tensor | None, positions: int) -> tuple[Tensor, Tensor]:
+    """Gradients of `activate`'s sums `(P, C)`, and their totals over each picture's positions `(B, C)` float32."""
     count, width = sums.shape
     out, totals = torch.empty_like(sums), torch.empty(count // positions, width, device=sums.device)
     _activate_backward[(count // positions, triton.cdiv(width, COLUMNS))](
@@ -366,7 +368,7 @@ class FusedRates:
     def quality_rows(self, quality: Tensor) -> Tensor:
         """Integer activations of all levels' networks `(B, levels, width)` float32 for qualities `(B,)`."""
         table = torch.stack([net.quality.table for net in self.nets], 1)
-        return round_half_up(blend(table, quality) * ACTIVATION_ONE)
+        return round_half_up(blended(table, quality) * ACTIVATION_ONE)
 
     def parameters(self) -> list[Tensor | None]:
         """Of each level: weights and biases of the entry (none in the first), of the hidden layers and of mean and log scale together, and
@@ -388,7 +390,7 @@ class FusedRates:
         with torch.autocast(latent.device.type, enabled=False):
             maps = latent.float().contiguous(memory_format=torch.channels_last)
             fixed = rows_of(maps * LATENT_ONE)
-            base = round_half_up(blend(self.prior.quality_log_scale.table[:, None], quality)[:, 0] * ACTIVATION_ONE)
+            base = round_half_up(blended(self.prior.quality_log_scale.table, quality) * ACTIVATION_ONE)
             kept = None if kept_groups is None else kept_groups.float()
             residual, log_scale, decoded = Levels.apply(self, self.shape_of(batch, height, width, latent.device), fixed, self.quality_rows(quality), base, kept, *self.parameters())
             noisy = residual / LATENT_ONE + torch.rand_like(residual) - 0.5
@@ -402,11 +404,3 @@ class FusedRates:
             "residual": maps_of(residual, latent.shape),
             "log_scale": maps_of(log_scale, latent.shape),
         }
-
-
-def blend(table: Tensor, quality: Tensor) -> Tensor:
-    """Rows of tables `(anchors, n, width)` at qualities `(B,)` → `(B, n, width)`: `QualityTable.blended` for several at once."""
-    anchors = len(table)
-    position = (quality - QUALITY_MIN) * ((anchors - 1) / (QUALITY_MAX - QUALITY_MIN))
-    weight = (1 - (position[:, None] - torch.arange(anchors, device=position.device)).abs()).clamp_min(0)
-    return (weight[:, :, None, None] * table).sum(1)
