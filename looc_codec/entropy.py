@@ -35,7 +35,8 @@ class TableBank:
 
 def runs_by_row(rows: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
     """Stable order of `rows` `(n,)` and the runs `(row, start, end)` of equal rows in it."""
-    order = np.argsort(rows, kind="stable")
+    # numpy sorts 16-bit numbers by radix, several times faster than wider ones.
+    order = np.argsort(rows.astype(np.uint16) if len(rows) and rows.max() < 2**16 else rows, kind="stable")
     ordered = rows[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(rows) else np.zeros(0, np.int64)
     ends = np.concatenate([starts[1:], [len(rows)]]).astype(np.int64)

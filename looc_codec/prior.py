@@ -146,8 +146,11 @@ class IntegerConv2d(nn.Module):
         reach = self.kernel // 2 * self.dilation
         if lattice is None:
             return round_half_up(F.conv2d(x, weight, bias, padding=reach, dilation=self.dilation))
-        x = F.pad(x, (reach,) * 4)[:, :, lattice.row :, lattice.column :]
-        return round_half_up(F.conv2d(x, weight, bias, stride=lattice.stride, dilation=self.dilation))
+        # Positions left of (above) the first window are skipped, or else zeros put there; those to the right and below are
+        # there as well, which can give a column and a row too many.
+        x = x[:, :, max(0, lattice.row - reach) :, max(0, lattice.column - reach) :]
+        padding = (max(0, reach - lattice.row), max(0, reach - lattice.column))
+        return round_half_up(F.conv2d(x, weight, bias, stride=lattice.stride, dilation=self.dilation, padding=padding))
 
     def export(self, prefix: str) -> dict[str, Tensor]:
         """int8 weights, int32 biases, int8 exponents; raises ModelError when a sum could reach 2^24."""
@@ -282,6 +285,10 @@ class Lattice:
     def of(self, grid: Tensor) -> Tensor:
         """The lattice's positions of `(..., h, w)`, as a view."""
         return grid[..., self.row :: self.stride, self.column :: self.stride]
+
+    def count(self, rows: int, columns: int) -> tuple[int, int]:
+        """Rows and columns of the lattice in the first `rows` rows and `columns` columns of a grid."""
+        return -(-max(0, rows - self.row) // self.stride), -(-max(0, columns - self.column) // self.stride)
 
     def below(self, top: int) -> Lattice:
         """The same positions in the part of the grid that begins at row `top`."""
@@ -451,24 +458,30 @@ class Prior(nn.Module):
     # --- shared by training and the codec -------------------------------------------------------------------------
 
     def step(
-        self, group: int, level: int, quality_row: Tensor, context: Tensor, group_hat: Tensor, companded: Tensor | None = None, lattice: Lattice | None = None
+        self, group: int, level: int, quality_row: Tensor, context: Tensor, group_hat: Tensor, lattice: Lattice | None = None, extent: tuple[int, int] = (0, 0)
     ) -> tuple[Tensor, Tensor]:
         """Mean (1/16 steps) and log scale (1/32, without the quality's base) of one level of a group.
 
-        `quality_row` is the level's of the quality, `context` holds earlier groups, `group_hat` what is known of this group (integer latents,
-        zero elsewhere); `companded` is the same companded, computed here where it is not given. At all positions, of
-        which only the level's mean anything, or at those of a lattice.
+        `quality_row` is the level's of the quality. `context` holds what is known of earlier groups and, but for the first level, of this one,
+        companded; `group_hat` what is known of this group as integer latents; both are zero elsewhere. At all positions, of which only the
+        level's mean anything, or at those of a lattice in the first rows and columns that `extent` counts; the
+        context then has `STEP_HALO` more rows and columns at its end, zero where the grid has none.
         """
-        if level == 0:
-            return self.nets[group][0](context, quality_row, lattice)
-        own = compand(group_hat) if companded is None else companded
-        mean, log_scale = self.nets[group][level](torch.cat([context, own.to(context.dtype)], 1), quality_row, lattice)
-        return mean + self.neighbours[group][level - 1](group_hat, lattice), log_scale
+        mean, log_scale = self.nets[group][level](context, quality_row, lattice)
+        if lattice is not None:
+            rows, columns = lattice.count(*extent)
+            mean, log_scale = mean[:, :, :rows, :columns], log_scale[:, :, :rows, :columns]
+        if level > 0:
+            near = self.neighbours[group][level - 1](group_hat, lattice)
+            mean = mean + (near if lattice is None else near[:, :, :rows, :columns])
+        return mean, log_scale
 
     # --- training -------------------------------------------------------------------------------------------------
 
     def predict(self, group: int, level: int, quality: Tensor, context: Tensor, group_hat: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
         """`step` at all positions for a batch of qualities `(B,)`, with the base of the log scales `(B, C, 1, 1)`."""
+        if level > 0:
+            context = torch.cat([context, compand(group_hat).to(context.dtype)], 1)
         mean, log_scale = self.step(group, level, self.nets[group][level].quality_row(quality), context, group_hat)
         return mean, log_scale + base
 
@@ -562,8 +575,8 @@ class Prior(nn.Module):
         base = self.tables["quality_log_scale"][quality - QUALITY_MIN, :, None, None]
         latent_hat = torch.zeros(config.channels, count, dtype=torch.int32)
         latent_grid = latent_hat.view(config.channels, height, width)
-        # Zero where not known yet, like the latent: 0 compands to 0.
-        known = torch.zeros(config.channels, height, width, dtype=torch.int8)
+        # What networks see, channels last. Zero where not known yet, like the latent (0 compands to 0), and beyond the last row and column.
+        known = torch.zeros(height + STEP_HALO, width + STEP_HALO, config.channels, dtype=torch.int8)
         before = 0
         for index, group in enumerate(config.groups):
             channels, end, units = slice(before, before + group), before + group, group // dim
@@ -580,13 +593,14 @@ class Prior(nn.Module):
                     # A strip of few rows may hold no position of a level.
                     if start == stop:
                         continue
-                    y0, y1 = max(0, top - STEP_HALO), min(height, bottom + STEP_HALO)
-                    context = known[None, :before, y0:y1].float().contiguous(memory_format=torch.channels_last)
-                    own, own_latent = known[channels, y0:y1].float()[None], latent_grid[channels, y0:y1].float()[None]
-                    mean, log_scale = torch.zeros(2, group, y1 - y0, width)
+                    y0 = max(0, top - STEP_HALO)
+                    context = known[y0 : bottom + STEP_HALO, :, : end if number else before].float().permute(2, 0, 1)[None]
+                    own = latent_grid[channels, y0 : bottom + STEP_HALO].float()[None]
+                    mean, log_scale = torch.empty(2, group, bottom - y0, width)
                     for lattice in (lattice.below(y0) for lattice in level.lattices):
-                        if lattice.row < y1 - y0 and lattice.column < width:
-                            lattice.of(mean)[:], lattice.of(log_scale)[:] = (value[0] for value in self.step(index, number, quality_row, context, own_latent, own, lattice))
+                        if lattice.row < bottom - y0 and lattice.column < width:
+                            found = self.step(index, number, quality_row, context, own, lattice, (bottom - y0, width))
+                            lattice.of(mean)[:], lattice.of(log_scale)[:] = (value[0] for value in found)
                     log_scale = log_scale + base[channels]
                     local = CodingStep(index, slice(0, group), positions[start:stop] - y0 * width)
                     rows[:, start:stop] = unit_classes(local.units(log_scale.view(group, -1), dim), config).view(units, -1)
@@ -594,7 +608,7 @@ class Prior(nn.Module):
                 step = CodingStep(index, channels, positions)
                 step.place(code(step, rows.flatten(), mean_units.view(-1, dim)), latent_hat)
                 for top, bottom in row_strips(height, width):
-                    known[channels, top:bottom] = self.companded(latent_grid[channels, top:bottom])
+                    known[top:bottom, :width, channels] = self.companded(latent_grid[channels, top:bottom]).permute(1, 2, 0)
             before = end
         return latent_grid
 
