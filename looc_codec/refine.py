@@ -1,8 +1,9 @@
 """Refinement of the codes for the picture at hand (`--effort`). The decoder knows nothing of it.
 
 The analysis gives a latent, and codes are chosen as if an error in the latent were as large an error in the pixels. It is not quite: basis
-functions overlap and the synthesis is not linear. Here the codes are chosen again and again against a corrected target, the chosen
-latent minus the gradient of the true pixel error over its curvature (proximal gradient descent, with the choice of codes as the proximal
+functions overlap and the synthesis is not linear. And a code is chosen for its own bits, though others are predicted from what it stands for.
+Here the codes are chosen again and again against a corrected target, the chosen
+latent minus the gradient of the true pixel error over its curvature and minus that of the bits of all units predicted from it (proximal gradient descent, with the choice of codes as the proximal
 step: Parikh and Boyd 2014, section 4.2). For an orthonormal linear synthesis the corrected target is the analysed latent itself.
 """
 
@@ -17,10 +18,16 @@ from torch import Tensor
 from looc_codec.config import PATCH, RATE_DISTORTION_SLOPE, LoocConfig
 from looc_codec.model import LoocModel
 from looc_codec.prior import LATENT_ONE
+from looc_codec.quantizers.codebook import ENCODER_LAMBDA
 
 Coded = tuple[tuple[bytes, ...], int, Tensor]
 """Payload segments, code checksum and quantised latent `(d, h, w)` int32 (1/16 steps)."""
 
+CONTEXT_WEIGHT = 1.25
+"""Times `Prior.context_gradient`: how much codes are chosen for what is predicted from them. Cost after three rounds on four pictures (256 x 256, qualities
+20, 50, 80): -3.0, -1.1, -0.5% without, -3.3, -1.5, -0.6% with 1, -3.1, -1.6, -0.7% with 1.5, -1.1, -1.0, -0.4% with 2.5."""
+GRADIENT_LIMIT = 8.0
+"""Bits per step beyond which that gradient says nothing of a whole step."""
 DAMPING = 0.5
 """Share of the way to each corrected target. On two pictures at quality 50, three rounds lowered the cost by 1.6-1.6, 2.2-2.2 and
 2.0-2.2% with 0.25, 0.5 and 0.8."""
@@ -54,6 +61,9 @@ def refine(
         if report is not None:
             report(coded, decoded)
         if index < rounds:
+            # Half the gradient of lambda times the bits, as the correction is half the gradient of the squared error.
+            dearer = model.prior.context_gradient(coded[2], quality).clamp(-GRADIENT_LIMIT, GRADIENT_LIMIT)
+            correction = correction + CONTEXT_WEIGHT * ENCODER_LAMBDA / 2 * dearer
             target = torch.lerp(target, coded[2].float() / LATENT_ONE - correction, DAMPING)
     return best
 
