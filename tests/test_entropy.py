@@ -66,6 +66,13 @@ def test_runs_are_in_ascending_row_order_and_stable():
     assert runs == [(0, 0, 1), (1, 1, 3), (3, 3, 5)]
 
 
+def test_rows_beyond_16_bits_are_sorted_as_they_are():
+    rows = np.array([65536, 3, 70000, 65535, 3, 65536])
+    order, runs = runs_by_row(rows)
+    assert order.tolist() == [1, 4, 3, 0, 5, 2]
+    assert runs == [(3, 0, 2), (65535, 2, 3), (65536, 3, 5), (70000, 5, 6)]
+
+
 def test_bits_of_the_coder_have_not_changed():
     """A fixed segment; if it ever differs, the constriction release in use breaks every file ever written."""
     bank, _ = bank_of(3, 20, seed=4)
