@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from looc_codec import images, registry
+from looc_codec import images, progress, registry
 from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN
 from looc_codec.container import DEFAULT_MAX_PIXELS, Colour, Container, pack, unpack
 from looc_codec.entropy import CodeChecksum, SegmentDecoder, SegmentEncoder, TableBank
@@ -33,6 +33,9 @@ DEFAULT_MODEL = "photo"
 DEFAULT_QUALITY = 50
 EFFORT_ROUNDS = (0, 1, 3, 8)
 """Rounds of refinement of each effort; docs/EXPERIMENTS.md, section 4, has what they gain and cost."""
+ANALYSIS_SHARE, LATENT_SHARE, ROUND_COST = 0.5, 0.25, 7
+"""For progress: the analysis's share of the time of compressing without effort, that of the codes in decompressing, and what a round of effort
+takes in times of compressing without it."""
 TILE_POSITIONS = 64
 """Latent positions along a tile's side (1024 pixels); bounds the memory of the transforms."""
 
@@ -105,6 +108,7 @@ def analyse(rgb: np.ndarray, quality: int, model: LoocModel, *, tile: int = TILE
             pixels = torch.from_numpy(np.pad(part, missing, mode="edge")).to(device).permute(2, 0, 1)[None].float()
             coded = model.analysis(pixels.contiguous(memory_format=torch.channels_last), level)[0].cpu()
             latent[:, top:bottom, left:right] = coded[:, top - y0 : bottom - y0, left - x0 : right - x0]
+            progress.report((top * width + right * (bottom - top)) / (height * width))
     return latent
 
 
@@ -133,6 +137,7 @@ def synthesise(
             pixels = pixels.round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
             rows, columns = slice(top * PATCH, min(bottom * PATCH, size[0])), slice(left * PATCH, min(right * PATCH, size[1]))
             rgb[rows, columns] = pixels[: rows.stop - rows.start, : columns.stop - columns.start]
+            progress.report((top * width + right * (bottom - top)) / (height * width))
     return rgb
 
 
@@ -178,7 +183,7 @@ def encode_picture(
     if effort == 0:
         return encode(latent)
     halo = synthesis_halo(model.config.synthesis_blocks)
-    return refine(latent, rgb, quality, model, encode, rounds=EFFORT_ROUNDS[effort], halo=halo, grey=grey)
+    return refine(latent, rgb, quality, model, encode, rounds=EFFORT_ROUNDS[effort], halo=halo, grey=grey, lagrangian=lagrangian)
 
 
 @torch.inference_mode()
@@ -246,8 +251,11 @@ def compress_picture(
     height, width = picture.rgb.shape[:2]
     require_effort(effort)
     chunks, colour = images.chunks_of_picture(picture), images.colour_of_picture(picture)
-    latent = analyse(picture.rgb, quality, model)
-    segments, checksum, _ = encode_picture(latent, picture.rgb, quality, model, effort=effort, grey=colour != Colour.RGB)
+    share = ANALYSIS_SHARE / (1 + ROUND_COST * EFFORT_ROUNDS[effort])
+    with progress.part(0, share):
+        latent = analyse(picture.rgb, quality, model)
+    with progress.part(share, 1):
+        segments, checksum, _ = encode_picture(latent, picture.rgb, quality, model, effort=effort, grey=colour != Colour.RGB)
     return pack(Container(width, height, quality, model.fingerprint, segments, checksum, chunks, colour))
 
 
@@ -275,8 +283,10 @@ def decompress_picture(
     file = unpack(data, max_pixels=max_pixels, allow_truncated=allow_truncated)
     model = model_for_file(file.fingerprint, model, device)
     grid = grid_size(file.width, file.height)
-    latent_hat = decode_latent(file.segments, file.code_checksum, *grid, file.quality, model, groups=groups)
-    rgb = synthesise(latent_hat, (file.height, file.width), file.quality, model, grey=file.colour != Colour.RGB)
+    with progress.part(0, LATENT_SHARE):
+        latent_hat = decode_latent(file.segments, file.code_checksum, *grid, file.quality, model, groups=groups)
+    with progress.part(LATENT_SHARE, 1):
+        rgb = synthesise(latent_hat, (file.height, file.width), file.quality, model, grey=file.colour != Colour.RGB)
     picture = images.picture_with_chunks(rgb, file.chunks, file.colour)
     held = len(file.segments) - file.segments.count(None)
     if held < len(file.segments):

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from looc_codec import progress
 from looc_codec.config import QUALITY_MAX, QUALITY_MIN, LoocConfig
 from looc_codec.errors import ModelError
 from looc_codec.transforms import QualityTable, stretch
@@ -614,6 +615,7 @@ class Prior(nn.Module):
                 step.place(code(step, rows.flatten(), mean_units.view(-1, dim)), latent_hat)
                 for top, bottom in row_strips(height, width):
                     known[top:bottom, :width, channels] = self.companded(latent_grid[channels, top:bottom]).permute(1, 2, 0)
+                progress.report((before + group * (number + 1) / len(levels)) / config.channels)
             before = end
         return latent_grid
 
@@ -633,6 +635,7 @@ class Prior(nn.Module):
                     part = latent_hat[None, :, y0 : top + tile + halo, x0 : left + tile + halo].float().requires_grad_()
                     (found,) = torch.autograd.grad(self.bits_given(part, part.detach(), quality), part)
                 gradient[:, top : top + tile, left : left + tile] = found[0, :, top - y0 : top - y0 + tile, left - x0 : left - x0 + tile] * LATENT_ONE
+            progress.report(min(1.0, (top + tile) / height))
         return gradient
 
     def bits_given(self, latent_hat: Tensor, coded: Tensor, quality: int) -> Tensor:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from looc_codec import codec, images
+from looc_codec import codec, images, progress
 from looc_codec.config import QUALITY_MAX, QUALITY_MIN
 from looc_codec.container import Colour, Container, pack
 from looc_codec.errors import ImageError
@@ -153,16 +153,21 @@ class _Coder:
     def __call__(self, quality: int, halvings: float = 0.0) -> Trial:
         """The picture at `quality` with 2^-halvings times the usual Lagrangian."""
         picture, model, lagrangian = self.picture, self.model, codec.ENCODER_LAMBDA * 2.0**-halvings
-        if self._latent is None or self._latent[0] != quality:
-            self._latent = (quality, codec.analyse(picture.rgb, quality, model))
-        grey = self.colour != Colour.RGB
-        segments, checksum, latent_hat = codec.encode_picture(
-            self._latent[1], picture.rgb, quality, model, lagrangian=lagrangian, effort=self.effort, grey=grey
-        )
+        grey, coded_share = self.colour != Colour.RGB, 0.6 if self.measure_psnr else 1.0
+        # How many trials there will be is not known: each takes a quarter of what is left of the bar.
+        with progress.part(*(1 - 0.75 ** (len(self.trials) + more) for more in (0, 1))):
+            if self._latent is None or self._latent[0] != quality:
+                with progress.part(0, coded_share / 3):
+                    self._latent = (quality, codec.analyse(picture.rgb, quality, model))
+            with progress.part(coded_share / 3, coded_share):
+                segments, checksum, latent_hat = codec.encode_picture(
+                    self._latent[1], picture.rgb, quality, model, lagrangian=lagrangian, effort=self.effort, grey=grey
+                )
+            psnr = None
+            if self.measure_psnr:
+                with progress.part(coded_share, 1):
+                    psnr = psnr_db(picture.rgb, codec.synthesise(latent_hat, picture.rgb.shape[:2], quality, model, grey=grey))
         data = pack(Container(picture.width, picture.height, quality, model.fingerprint, segments, checksum, self.chunks, self.colour))
-        psnr = None
-        if self.measure_psnr:
-            psnr = psnr_db(picture.rgb, codec.synthesise(latent_hat, picture.rgb.shape[:2], quality, model, grey=grey))
         self.trials.append(Trial(data, quality, lagrangian, psnr))
         return self.trials[-1]
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from looc_codec import progress
 from looc_codec.config import PATCH, RATE_DISTORTION_SLOPE, LoocConfig
 from looc_codec.model import LoocModel
 from looc_codec.prior import LATENT_ONE
@@ -43,18 +44,21 @@ def lagrangian_cost(size_bytes: int, rgb: np.ndarray, decoded: np.ndarray, quali
 
 
 def refine(
-    latent: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, encode: Callable[[Tensor], Coded], *, rounds: int, halo: int, grey: bool = False,
+    latent: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, encode: Callable[[Tensor], Coded], *, rounds: int, halo: int, grey: bool = False, lagrangian: float = ENCODER_LAMBDA,
     report: Callable[[Coded, np.ndarray], None] | None = None,
 ) -> Coded:  # fmt: skip
     """The cheapest coding of the pixels `(H, W, 3)` uint8 among that of `latent` `(d, h, w)` in steps and `rounds` more.
 
     Never of a higher `lagrangian_cost` than `encode(latent)`. `halo` is the reach of the synthesis in positions. A round takes an
-    encoding and about three syntheses; memory is bounded by the tile, not by the picture. `report` gets each coding and its decoded picture.
+    encoding and about three syntheses; `lagrangian` is what `encode` weighs bits with; memory is bounded by the tile, not by the picture. `report` gets each coding and its decoded picture.
     """
     best, best_cost, target = None, np.inf, latent
     for index in range(rounds + 1):
-        coded = encode(target)
-        decoded, correction = decode_with_correction(coded[2], rgb, quality, model, halo, grey)
+        start, share = index / (rounds + 1), 1 / (rounds + 1)
+        with progress.part(start, start + 0.1 * share):
+            coded = encode(target)
+        with progress.part(start + 0.1 * share, start + 0.8 * share):
+            decoded, correction = decode_with_correction(coded[2], rgb, quality, model, halo, grey)
         cost = lagrangian_cost(sum(map(len, coded[0])), rgb, decoded, quality, model.config)
         if cost < best_cost:
             best, best_cost = coded, cost
@@ -62,8 +66,9 @@ def refine(
             report(coded, decoded)
         if index < rounds:
             # Half the gradient of lambda times the bits, as the correction is half the gradient of the squared error.
-            dearer = model.prior.context_gradient(coded[2], quality).clamp(-GRADIENT_LIMIT, GRADIENT_LIMIT)
-            correction = correction + CONTEXT_WEIGHT * ENCODER_LAMBDA / 2 * dearer
+            with progress.part(start + 0.8 * share, start + share):
+                dearer = model.prior.context_gradient(coded[2], quality).clamp(-GRADIENT_LIMIT, GRADIENT_LIMIT)
+            correction = correction + CONTEXT_WEIGHT * lagrangian / 2 * dearer
             target = torch.lerp(target, coded[2].float() / LATENT_ONE - correction, DAMPING)
     return best
 
@@ -96,5 +101,6 @@ def decode_with_correction(
             rows, columns = slice(top * PATCH, min(bottom * PATCH, rgb.shape[0])), slice(left * PATCH, min(right * PATCH, rgb.shape[1]))
             shown = pixels.detach().round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
             above, before = (top - y0) * PATCH, (left - x0) * PATCH
+            progress.report((top * width + right * (bottom - top)) / (height * width))
             decoded[rows, columns] = shown[above : above + rows.stop - rows.start, before : before + columns.stop - columns.start]
     return decoded, correction

@@ -20,7 +20,7 @@ LAYERS = (
     {"model"},
     {"quantizers", "prior", "transforms", "data", "datasets"},
     {"entropy", "container", "images", "metrics", "files", "registry", "config", "packing"},
-    {"errors"},
+    {"errors", "progress"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 

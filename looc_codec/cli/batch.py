@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from looc_codec import progress
 from looc_codec.cli.printing import fail, is_out_of_memory, note, one_sentence, print_json
 from looc_codec.cli.streams import STANDARD_STREAM
 from looc_codec.errors import ImageError, LoocError, OutputError
@@ -122,10 +123,11 @@ def run_batch(
     """
     failures = skipped = 0
     started = time.perf_counter()
-    with _progress(jobs, verb, quiet) as bar, _results(jobs, work, workers) as results:
+    with _shown_progress(jobs, verb, quiet) as bar, _results(jobs, work, workers) as results:
         for job in jobs:
             bar.begin(job)
-            record, failure, trace = results(job)
+            with progress.listening(bar.follow):
+                record, failure, trace = results(job)
             if failure is not None:
                 failures += 1
                 if debug:
@@ -255,6 +257,9 @@ class _NoBar:
     def begin(self, job: Job) -> None:
         pass
 
+    def follow(self, share: float) -> None:
+        pass
+
     def finish(self, job: Job) -> None:
         pass
 
@@ -265,16 +270,22 @@ class _Bar:
     def __init__(self, progress: Progress, jobs: Sequence[Job], verb: str) -> None:
         self.progress = progress
         self.verb = verb
-        self.done = 0
+        self.done, self.before, self.weight = 0, 0, 0
         total = sum(_weight(job) for job in jobs)
         self.task = progress.add_task(verb, total=total, done=0, count=len(jobs))
 
     def begin(self, job: Job) -> None:
+        self.weight = _weight(job)
         self.progress.update(self.task, description=f"{self.verb} {shown(os.path.basename(job.input))}")
+
+    def follow(self, share: float) -> None:
+        """Shows that a share of the present file is done."""
+        self.progress.update(self.task, completed=self.before + share * self.weight)
 
     def finish(self, job: Job) -> None:
         self.done += 1
-        self.progress.update(self.task, advance=_weight(job), done=self.done)
+        self.before += self.weight
+        self.progress.update(self.task, completed=self.before, done=self.done)
 
 
 def _weight(job: Job) -> int:
@@ -285,7 +296,7 @@ def _weight(job: Job) -> int:
 
 
 @contextlib.contextmanager
-def _progress(jobs: Sequence[Job], verb: str, quiet: bool) -> Iterator[_Bar | _NoBar]:
+def _shown_progress(jobs: Sequence[Job], verb: str, quiet: bool) -> Iterator[_Bar | _NoBar]:
     if quiet or not sys.stderr.isatty():
         yield _NoBar()
         return
