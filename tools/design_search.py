@@ -12,6 +12,7 @@ only start from the base's first half. Every result is written at once; a rerun 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -32,17 +33,18 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from looc_codec import codec, prior  # noqa: E402
-from looc_codec.config import PATCH, LoocConfig  # noqa: E402
+from looc_codec.config import LoocConfig  # noqa: E402
 from looc_codec.data import PictureStore, load_pictures  # noqa: E402
 from looc_codec.entropy import SegmentEncoder  # noqa: E402
 from looc_codec.metrics import CurveError, bd_rate_percent, psnr_db  # noqa: E402
 from looc_codec.model import LoocModel  # noqa: E402
 from looc_codec.prior import CHECKERBOARD, LATENT_ONE, PYRAMID, round_half_up, unit_classes  # noqa: E402
 from looc_codec.quantizers import codebook  # noqa: E402
-from looc_codec.quantizers.codebook import HIGH_RATE_LAMBDA, SharedCodebook  # noqa: E402
+from looc_codec.quantizers.codebook import ESCAPE_FACTOR, HIGH_RATE_LAMBDA, SharedCodebook  # noqa: E402
 from looc_codec.quantizers.gradients import rotated, straight_through  # noqa: E402
 from looc_codec.quantizers.units import latent_of, units_of  # noqa: E402
 from looc_codec.training import codes as training_codes  # noqa: E402
+from looc_codec.training.codes import DIGIT_FACTORS  # noqa: E402
 from looc_codec.training.loop import Trainer, TrainOptions, measured_channel_order, start_scales_from_data  # noqa: E402
 from looc_codec.training.run import fit_codes  # noqa: E402
 
@@ -206,7 +208,8 @@ class Variant:
     """One run, and what differs from the base: fields of the config, stages, factors on learning rates and on the lambda of the codes, and so on.
 
     `fresh` variants make a first half of their own, all others begin with the base's. `late` options hold for the last third of all steps. `average`
-    takes weights that the base kept beside its own. `seconds_of_base` gives the second half the base's CPU time instead of its steps.
+    takes weights that the base kept beside its own. `seconds_of_base` gives the second half the base's CPU time instead of its steps. `escape` is
+    the factor of escaped units, and other digits have smaller ones: a book must reach half of a factor, or there are holes between its cells.
     """
 
     question: str
@@ -221,6 +224,7 @@ class Variant:
     optimizer: str = "soap"
     seconds_of_base: bool = False
     average: float | None = None
+    escape: int = ESCAPE_FACTOR
     hook: Callable[[LoocModel], None] | None = None
     levels: Callable[[int], tuple] = prior.levels_of_group
 
@@ -234,10 +238,12 @@ AVERAGES = (0.0, 0.9, 0.97, 0.99)
 """Decays of averages that the base keeps; 0 is the last weights."""
 
 
-def books(*sizes: tuple[int, int]) -> list[Variant]:
+def books(*sizes: tuple[int, int], average: float | None = None, escape: int = ESCAPE_FACTOR) -> list[Variant]:
+    """Other books in the second half or, with an `average`, only fitted to those weights of the base."""
+    notes = (", only fitted" if average else "") + (f", factors up to {escape}" if escape != ESCAPE_FACTOR else "")
     return [
-        Variant("d* x K x m", f"d* = {dim}, K = {size}, m = {BASE.channels // dim}",
-                {"codevector_dim": dim, "codebook_size": size, "ratio_classes": BASE.ratio_classes if dim == 2 else 1})
+        Variant("d* x K x m", f"d* = {dim}, K = {size}, m = {BASE.channels // dim}{notes}", average=average, escape=escape,
+                config={"codevector_dim": dim, "codebook_size": size, "ratio_classes": BASE.ratio_classes if dim == 2 else 1})
         for dim, size in sizes
     ]
 
@@ -246,36 +252,39 @@ VARIANTS = [
     Variant("noise", "base"),
     Variant("noise", "second half, seed 1", seed=1),
     Variant("noise", "second half, seed 2", seed=2),
+    Variant("noise", "both halves, seed 1", fresh=True, seed=1),
     Variant("gradient", "rotation", hook=passing(lambda units, chosen, rows, book: rotated(units, chosen))),
     Variant("gradient", "soft, temperature 0.5", hook=passing(soft(0.5))),
     Variant("gradient", "soft, temperature 0.1", hook=passing(soft(0.1))),
-    Variant("ECVQ factor in training", "0", lagrangian=0.0),
-    Variant("ECVQ factor in training", "0.5", lagrangian=0.5),
-    Variant("ECVQ factor in training", "1.5", lagrangian=1.5),
+    *[Variant("ECVQ factor in training", f"{factor:g}", lagrangian=factor) for factor in (0.0, 0.5, 1.5)],
     Variant("stages", "all continuous", stages=("continuous", "continuous")),
     Variant("stages", "all codes", stages=("codes", "codes"), fresh=True),
-    *books((1, 256), (2, 256), (2, 4096), (4, 1024), (4, 4096), (8, 4096)),
-    *[Variant("average", "last weights" if decay == 0 else f"decay {decay}", average=decay) for decay in AVERAGES],
-    Variant("optimizer", "AdamW", optimizer="adamw", seconds_of_base=True),
-    Variant("optimizer", "Muon", optimizer="muon", seconds_of_base=True),
+    *books((1, 256), (2, 256), (2, 4096), (4, 1024)),
+    *books((2, 256), escape=17),
+    *books((4, 4096), escape=9, average=0.97),
+    *books((8, 4096), escape=5, average=0.97),
+    Variant("d* x K x m", "d = 96", {"channels": 96, "groups": (16, 48, 32)}, fresh=True),
+    Variant("d* x K x m", "d = 192", {"channels": 192, "groups": (16, 48, 64, 64)}, fresh=True),
     Variant("trunk", "blocks at 1/16", {"synthesis_widths": (152, 24, 12), "synthesis_blocks": (5, 0, 0)}, fresh=True),
     Variant("trunk", "blocks at 1/4", {"synthesis_widths": (48, 32, 32), "synthesis_blocks": (1, 0, 3)}, fresh=True),
     Variant("order", "checkerboard in all groups", fresh=True, levels=lambda index: CHECKERBOARD),
-    Variant("order", "groups 64, 64", {"groups": (64, 64)}, fresh=True),
     Variant("order", "pyramid in all groups", fresh=True, levels=lambda index: PYRAMID),
-    Variant("crop", "256 at the end", late={"crop": 256, "batch": 2}),
-    Variant("low rank", "rank 8", hook=low_rank(8)),
-    Variant("noise", "both halves, seed 1", fresh=True, seed=1),
-    Variant("beta", "blur in the decoder", hook=blurred),
-    Variant("beta", "twice the grid in the encoder", hook=upsampled, seconds_of_base=True),
-    Variant("order", "one group", {"groups": (128,)}, fresh=True),
+    Variant("order", "groups 64, 64", {"groups": (64, 64)}, fresh=True),
     Variant("order", "groups 16, 16, 32, 64", {"groups": (16, 16, 32, 64)}, fresh=True),
-    Variant("d* x K x m", "d = 96", {"channels": 96, "groups": (16, 48, 32)}, fresh=True),
-    Variant("d* x K x m", "d = 192", {"channels": 192, "groups": (16, 48, 64, 64)}, fresh=True),
+    Variant("order", "one group", {"groups": (128,)}, fresh=True),
+    Variant("optimizer", "AdamW", optimizer="adamw", seconds_of_base=True),
     Variant("optimizer", "AdamW, rates x 2.5", optimizer="adamw", rate=2.5, seconds_of_base=True),
+    Variant("optimizer", "Muon", optimizer="muon", seconds_of_base=True),
     Variant("optimizer", "Muon, rates x 2.5", optimizer="muon", rate=2.5, seconds_of_base=True),
     Variant("optimizer", "SOAP, rates x 2.5", rate=2.5),
+    Variant("optimizer", "AdamW, rates x 6", optimizer="adamw", rate=6.0, seconds_of_base=True),
+    Variant("optimizer", "SOAP, rates x 6", rate=6.0),
+    *[Variant("average", "last weights" if decay == 0 else f"decay {decay}", average=decay) for decay in AVERAGES],
+    Variant("crop", "256 at the end", late={"crop": 256, "batch": 2}),
     Variant("crop", "192 at the end", late={"crop": 192, "batch": 4}),
+    Variant("low rank", "rank 8", hook=low_rank(8)),
+    Variant("beta", "blur in the decoder", hook=blurred),
+    Variant("beta", "twice the grid in the encoder", hook=upsampled, seconds_of_base=True),
 ]
 
 # --- runs ----------------------------------------------------------------------------------------------------------------
@@ -326,6 +335,8 @@ class Search:
         # Kept positions belong to the order of another variant.
         prior.levels_of_group = variant.levels
         prior.level_positions.cache_clear()
+        codebook.ESCAPE_FACTOR = training_codes.ESCAPE_FACTOR = variant.escape
+        training_codes.DIGIT_FACTORS = tuple(factor for factor in DIGIT_FACTORS if factor < variant.escape)
         model = LoocModel(dataclasses.replace(BASE, **variant.config), self.order)
         if weights is None:
             start_scales_from_data(model, self.store)
@@ -341,9 +352,9 @@ class Search:
 
     def half(self, variant: Variant, number: int, weights: dict[str, Tensor] | None) -> tuple[Run, float]:
         """Trains half 0 or 1 of a variant from weights; the run, whose `ema` holds the result, and its CPU seconds."""
-        options = dataclasses.replace(OPTIONS, steps=self.steps, stage=variant.stages[number], seed=2 * variant.seed + number, prior_only_share=0.0 if number else PRIOR_ONLY_SHARE,
-                                      transform_rate=OPTIONS.transform_rate * variant.rate, branch_rate=OPTIONS.branch_rate * variant.rate,
-                                      prior_rate=OPTIONS.prior_rate * variant.rate, optimizer="soap" if variant.optimizer == "soap" else "adamw")
+        rates = {name: getattr(OPTIONS, name) * variant.rate for name in ("transform_rate", "branch_rate", "prior_rate")}
+        options = dataclasses.replace(OPTIONS, steps=self.steps, stage=variant.stages[number], seed=2 * variant.seed + number,
+                                      prior_only_share=0.0 if number else PRIOR_ONLY_SHARE, optimizer=variant.optimizer.replace("muon", "adamw"), **rates)
         model, codes = self.built(variant, weights), None
         if options.stage == "codes":
             codes = self.fitted(model, batches=max(1, self.batches // 2))
@@ -370,14 +381,16 @@ class Search:
         run, second_seconds = self.half(variant, 1, start)
         for decay, average in run.kept.items():
             save(average, self.work / f"average-{decay}.safetensors")
-        return run.ema, {"first_half_seconds": round(seconds, 1), "second_half_seconds": round(second_seconds, 1), "second_half_steps": run.step_count, "crops": run.pictures_seen}
+        figures = {"first_half_seconds": round(seconds, 1), "second_half_seconds": round(second_seconds, 1)}
+        return run.ema, figures | {"second_half_steps": run.step_count, "second_half_crops": run.pictures_seen}
 
     def run(self, variant: Variant) -> dict:
         weights, figures = self.weights(variant)
         model = self.built(variant, weights)
         started = time.process_time()
         self.fitted(model, batches=self.batches, more=2 * self.batches)
-        figures |= {"fit_seconds": round(time.process_time() - started, 1), "mac_per_pixel": macs(model), "parameters": sum(value.numel() for value in model.parameters())}
+        figures |= {"fit_seconds": round(time.process_time() - started, 1), "mac_per_pixel": macs(model)}
+        figures["parameters"] = sum(value.numel() for value in model.parameters())
         model.freeze_core()
         model.eval().requires_grad_(False)
         started = time.process_time()
@@ -416,18 +429,18 @@ def macs(model: LoocModel) -> dict[str, int]:
     """Multiplications per pixel of each network; the prior's at the positions that the codec asks for."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    quality, counts = torch.tensor([50.0]), {}
-    for name, inputs in (("analysis", (1, 3, SIDE, SIDE)), ("synthesis", (1, model.config.channels, SIDE // PATCH, SIDE // PATCH))):
-        with FlopCounterMode(display=False) as counter:
-            getattr(model, name)(torch.zeros(inputs), quality)
-        counts[name] = round(counter.get_total_flops() / 2 / SIDE**2)
-    total = 0.0
+    quality = torch.tensor([50.0])
+    with FlopCounterMode(display=False) as analysis:
+        latent = model.analysis(torch.zeros(1, 3, SIDE, SIDE), quality)
+    with FlopCounterMode(display=False) as synthesis:
+        model.synthesis(latent, quality)
+    total = 0
     for index, nets in enumerate(model.prior.nets):
-        masks = prior.level_masks(prior.levels_of_group(index), SIDE // PATCH, SIDE // PATCH)
-        for net, mask in zip(nets, masks, strict=True):
+        for net, mask in zip(nets, prior.level_masks(prior.levels_of_group(index), *latent.shape[2:]), strict=True):
             layers = [module for module in net.modules() if isinstance(module, prior.IntegerConv2d)]
-            total += float(mask.float().mean()) * sum(layer.weight.numel() for layer in layers) / PATCH**2
-    return counts | {"prior": round(total)}
+            total += int(mask.sum()) * sum(layer.weight.numel() for layer in layers)
+    counts = {"analysis": analysis.get_total_flops() / 2, "synthesis": synthesis.get_total_flops() / 2, "prior": total}
+    return {name: round(count / SIDE**2) for name, count in counts.items()}
 
 
 # --- results -------------------------------------------------------------------------------------------------------------
@@ -442,28 +455,31 @@ def read_results(out: Path) -> dict[str, dict]:
 
 
 def rate_against(base: dict, result: dict, bits: int = 0) -> tuple[float, float, float]:
-    """BD-rate in per cent in the mean over pictures: all five qualities, the lower three, the upper three; NaN where a picture's curves have no
-    PSNR in common. `bits` is the column of the rate."""
+    """BD-rate in per cent in the mean over pictures: all five qualities, the lower three, the upper three. Pictures whose two curves have no PSNR in
+    common are left out, NaN where none is left. `bits` is the column of the rate."""
     means = []
     for part in (slice(None), slice(0, 3), slice(2, None)):
-        curves = [{name: [(point[bits], point[1]) for point in points[part]] for name, points in run["points"].items()} for run in (base, result)]
-        try:
-            means.append(statistics.mean(bd_rate_percent(curves[0][name], curves[1][name]) for name in curves[0]))
-        except CurveError:
-            means.append(math.nan)
+        rates = []
+        for name, points in base["points"].items():
+            curves = [[(point[bits], point[1]) for point in curve[part]] for curve in (points, result["points"][name])]
+            with contextlib.suppress(CurveError):
+                rates.append(bd_rate_percent(*curves))
+        means.append(statistics.mean(rates) if rates else math.nan)
     return tuple(means)
 
 
 def table(results: dict[str, dict]) -> str:
-    """Markdown rows of all results, by question."""
-    base, lines = results["base"], ["| question | variant | BD-rate | low | high | by the tables | steps | training CPU s | coding CPU s | synthesis | analysis | prior |",
-                                    "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
-    for name, result in sorted(results.items(), key=lambda item: list(dict.fromkeys(row["question"] for row in results.values())).index(item[1]["question"])):
-        everything, low, high = rate_against(base, result)
-        mac, seconds = result["mac_per_pixel"], base["first_half_seconds"] if not result.get("first_half_seconds") else result["first_half_seconds"]
-        lines.append(f"| {result['question']} | {name.split(': ', 1)[-1]} | {everything:+.2f}% | {low:+.2f}% | {high:+.2f}% | {rate_against(base, result, 2)[0]:+.2f}% | {result['second_half_steps']} "
-                     f"| {seconds + result.get('second_half_seconds', base['second_half_seconds']):.0f} | {result['coding_seconds']} | {mac['synthesis']} | {mac['analysis']} | {mac['prior']} |")
-    return "\n".join(lines)
+    """Markdown rows of all results, by question. CPU seconds of training both halves and of coding all points; networks in multiplications a pixel."""
+    base, questions = results["base"], list(dict.fromkeys(variant.question for variant in VARIANTS))
+    columns = ("question", "variant", "BD-rate", "low", "high", "by the tables", "steps", "training", "coding", "synthesis", "analysis", "prior")
+    rows = [columns, ("---",) * 2 + ("--:",) * (len(columns) - 2)]
+    for name, result in sorted(results.items(), key=lambda item: questions.index(item[1]["question"])):
+        rates = *rate_against(base, result), rate_against(base, result, 2)[0]
+        first, second = (result.get(f"{half}_half_seconds") or base[f"{half}_half_seconds"] for half in ("first", "second"))
+        networks = [result["mac_per_pixel"][network] for network in columns[-3:]]
+        rows.append((result["question"], name.split(": ", 1)[-1], *(f"{rate:+.2f}%" for rate in rates), result["second_half_steps"],
+                     round(first + second), round(result["coding_seconds"]), *networks))
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
 def main() -> None:
