@@ -115,11 +115,13 @@ def low_rank(rank: int) -> Callable[[LoocModel], None]:
         model.prior.low_rank_outputs = nn.ParameterList(torch.zeros(group, rank) for group in groups[1:])
         model.prior.low_rank_inputs = nn.ParameterList(torch.randn(count, rank) / count**0.5 for count in before[1:])
 
-        def step(group: int, level: int, quality_row: Tensor, context: Tensor, group_hat: Tensor, companded: Tensor | None = None, lattice=None):
-            mean, log_scale = inner(group, level, quality_row, context, group_hat, companded, lattice)
+        def step(group: int, level: int, quality_row: Tensor, context: Tensor, group_hat: Tensor, lattice=None, extent: tuple[int, int] = (0, 0)):
+            mean, log_scale = inner(group, level, quality_row, context, group_hat, lattice, extent)
             if group == 0:
                 return mean, log_scale
-            known = context if lattice is None else lattice.of(context)
+            known = context[:, : before[group]]
+            if lattice is not None:
+                known = lattice.of(known)[:, :, : mean.shape[2], : mean.shape[3]]
             latents = known.sign() * torch.expm1(known.abs() * 2 / prior.ACTIVATION_ONE) * LATENT_ONE
             weight = model.prior.low_rank_outputs[group - 1] @ model.prior.low_rank_inputs[group - 1].T
             return mean + round_half_up(F.conv2d(latents, weight[:, :, None, None])), log_scale
