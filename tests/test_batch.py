@@ -163,3 +163,20 @@ def test_a_worker_that_dies_is_reported_and_ends_nothing_else(tmp_path, tiny_ins
     assert len(records) == 12
     assert any("worker process died" in (record["error"] or "") for record in records)
     assert all(record["error"] or (packed / Path(record["output"]).name).exists() for record in records)
+
+
+def test_a_worker_told_to_end_ends_even_where_the_exception_is_lost():
+    """As in a finaliser, whose exceptions Python ignores, or while it waits for a lock that nobody will release."""
+    script = (
+        "import os, signal, time\n"
+        "from looc_codec.cli import batch\n"
+        "batch.LEAVE_SECONDS = 0.5\n"
+        "signal.signal(signal.SIGTERM, batch._leave)\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60)\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "time.sleep(60)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=30).returncode == 1

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from looc_codec.container import Container, Header
 
 
+LEAVE_SECONDS = 5.0
+"""What a worker that is told to end has for it."""
+
+
 @dataclass
 class Job:
     """One file to be worked on; `refusal` is set when it is known beforehand that it cannot be done, `up_to_date` when it
@@ -217,13 +221,22 @@ def _start_worker(workers: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     # Ctrl-C reaches all processes of a terminal; the parent alone decides and ends its workers by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _leave)
 
     def follow_parent() -> None:
         multiprocessing.parent_process().join()
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=follow_parent, daemon=True).start()
+
+
+def _leave(number: int, frame: object) -> None:
+    """Ends a worker by an exception, which removes its unfinished output, or after some seconds by force: an exception is lost where it is
+    raised inside a finaliser, and a lock that a killed worker held is never released. The parent waits for all of its workers."""
+    timer = threading.Timer(LEAVE_SECONDS, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+    sys.exit(128 + number)
 
 
 def _work_in_worker(work: Callable[[Job, Record], None], job: Job) -> Result:
