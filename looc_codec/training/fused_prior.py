@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from looc_codec.prior import (
-    ACTIVATION_LIMIT, ACTIVATION_ONE, COMPANDED_LIMIT, LATENT_LIMIT, LATENT_ONE, NEIGHBOUR_BITS, Prior, gaussian_bits, level_positions, levels_of_group, round_half_up,
+    ACTIVATION_LIMIT, ACTIVATION_ONE, COMPANDED_LIMIT, LATENT_LIMIT, LATENT_ONE, LOG_SCALE_RANGE, NEIGHBOUR_BITS, Prior, gaussian_bits, level_positions, levels_of_group, round_half_up,
 )  # fmt: skip
 from looc_codec.quantizers.codebook import SharedCodebook
 from looc_codec.training.fused_layers import maps_of, rows_of
@@ -394,7 +394,7 @@ class FusedRates:
             kept = None if kept_groups is None else kept_groups.float()
             residual, log_scale, decoded = Levels.apply(self, self.shape_of(batch, height, width, latent.device), fixed, self.quality_rows(quality), base, kept, *self.parameters())
             noisy = residual / LATENT_ONE + torch.rand_like(residual) - 0.5
-            bits = gaussian_bits(noisy, torch.exp(log_scale.clamp(-112, 130) / ACTIVATION_ONE)).view(batch, height * width, channels).sum(1)
+            bits = gaussian_bits(noisy, torch.exp(log_scale.clamp(*LOG_SCALE_RANGE) / ACTIVATION_ONE)).view(batch, height * width, channels).sum(1)
             if kept is not None:
                 bits = bits * (self.group_of_channel < kept[:, None])
             latent_hat = maps_of(decoded / LATENT_ONE, latent.shape)
