@@ -26,18 +26,21 @@ from looc_codec.model import LoocModel
 from looc_codec.model import load_model as read_model
 from looc_codec.prior import LATENT_LIMIT, LATENT_ONE, CodingStep
 from looc_codec.quantizers.codebook import ENCODER_LAMBDA
-from looc_codec.refine import Coded, refine
+from looc_codec.refine import Coded, bits_per_error, refine
 from looc_codec.transforms import cells_needed
+from looc_codec.wiener import Statistics, Wiener
 
 DEFAULT_MODEL = "photo"
 DEFAULT_QUALITY = 50
 EFFORT_ROUNDS = (0, 1, 3, 8)
 """Rounds of refinement of each effort; docs/EXPERIMENTS.md, section 4, has what they gain and cost."""
-ANALYSIS_SHARE, LATENT_SHARE, ROUND_COST = 0.5, 0.25, 7
-"""For progress: the analysis's share of the time of compressing without effort, that of the codes in decompressing, and what a round of effort
-takes in times of compressing without it."""
+ANALYSIS_SHARE, FILTER_SHARE, LATENT_SHARE, ROUND_COST = 0.5, 0.1, 0.25, 7
+"""For progress: the analysis's share of the time of compressing without effort, the filter's of the rest, that of the codes in decompressing, and what a
+round of effort takes in times of compressing without it."""
 TILE_POSITIONS = 64
 """Latent positions along a tile's side (1024 pixels); bounds the memory of the transforms."""
+FIT_TILE_POSITIONS, FIT_TILES = 24, 8
+"""Side of the tiles that the filter of a large picture is fitted on, and their number: 1.2 megapixels."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -114,24 +117,20 @@ def analyse(rgb: np.ndarray, quality: int, model: LoocModel, *, tile: int = TILE
 
 @torch.inference_mode()
 def synthesise(
-    latent_hat: Tensor, size: tuple[int, int], quality: int, model: LoocModel, *, grey: bool = False, tile: int = TILE_POSITIONS
+    latent_hat: Tensor, size: tuple[int, int], quality: int, model: LoocModel, *, wiener: Wiener | None = None, grey: bool = False, tile: int = TILE_POSITIONS
 ) -> np.ndarray:
-    """Quantised latent `(d, h, w)` int32 (1/16 steps) → pixels `(H, W, 3)` uint8 of `size` (H, W), tile by tile.
+    """Quantised latent `(d, h, w)` int32 (1/16 steps) → pixels `(H, W, 3)` uint8 of `size` (H, W), tile by tile, through the picture's filter if it has one.
 
     With `grey` all planes are the mean of the three before rounding: 0.0-0.1 dB better than Rec. 601 weights (3
     validation pictures, 3 qualities), since the errors of the planes are alike.
     """
     height, width = latent_hat.shape[1:]
-    device = next(model.synthesis.parameters()).device
-    halo = synthesis_halo(model.config.synthesis_blocks)
     rgb = np.empty((*size, 3), np.uint8)
-    level = torch.tensor([float(quality)], device=device)
     for top, bottom in tiles(height, tile):
         for left, right in tiles(width, tile):
-            y0, y1, x0, x1 = max(0, top - halo), min(height, bottom + halo), max(0, left - halo), min(width, right + halo)
-            part = (latent_hat[:, y0:y1, x0:x1].to(device).float() / LATENT_ONE)[None]
-            margins = (top - y0, y1 - bottom, left - x0, x1 - right)
-            pixels = model.synthesis(part.contiguous(memory_format=torch.channels_last), level, margins)[0]
+            pixels, context = synthesised_tile(latent_hat, (top, bottom, left, right), quality, model, wiener is not None)
+            if wiener is not None:
+                pixels = wiener.apply(pixels, context)
             if grey:
                 pixels = pixels.mean(0, keepdim=True).expand(3, -1, -1).clone()
             pixels = pixels.round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
@@ -139,6 +138,41 @@ def synthesise(
             rgb[rows, columns] = pixels[: rows.stop - rows.start, : columns.stop - columns.start]
             progress.report((top * width + right * (bottom - top)) / (height * width))
     return rgb
+
+
+def synthesised_tile(latent_hat: Tensor, tile: tuple[int, int, int, int], quality: int, model: LoocModel, context: bool) -> tuple[Tensor, tuple[int, int, int, int]]:
+    """Pixels `(3, H, W)` float32 of the positions of a tile (top, bottom, left, right), on the model's device; with `context` 4 pixels more on each side
+    on which the picture goes on. Those are the second result: pixels of context at top, bottom, left and right."""
+    (top, bottom, left, right), (_, height, width) = tile, latent_hat.shape
+    device, halo = next(model.synthesis.parameters()).device, synthesis_halo(model.config.synthesis_blocks)
+    y0, y1, x0, x1 = max(0, top - halo), min(height, bottom + halo), max(0, left - halo), min(width, right + halo)
+    part = (latent_hat[:, y0:y1, x0:x1].to(device).float() / LATENT_ONE)[None]
+    margins = (top - y0, y1 - bottom, left - x0, x1 - right)
+    pixels = model.synthesis(part.contiguous(memory_format=torch.channels_last), torch.tensor([float(quality)], device=device), margins, int(context))[0]
+    return pixels, tuple(4 * (context and margin > 0) for margin in margins)
+
+
+# --- filter -----------------------------------------------------------------------------------------------------------
+
+
+def fitting_tiles(height: int, width: int, tile: int = FIT_TILE_POSITIONS, count: int = FIT_TILES) -> list[tuple[int, int, int, int]]:
+    """Tiles (top, bottom, left, right) of a latent that a filter is fitted on: all, or `count` spread evenly over a large picture."""
+    every = [(*rows, *columns) for rows in tiles(height, tile) for columns in tiles(width, tile)]
+    if height * width <= count * tile**2 or len(every) <= count:
+        return [(*rows, *columns) for rows in tiles(height, TILE_POSITIONS) for columns in tiles(width, TILE_POSITIONS)]
+    return [every[(2 * index + 1) * len(every) // (2 * count)] for index in range(count)]
+
+
+@torch.inference_mode()
+def fit_filter(latent_hat: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, *, grey: bool = False) -> Wiener | None:
+    """The filter that brings the synthesis of a quantised latent closest to the pixels `(H, W, 3)` uint8, if one is worth its bits."""
+    statistics = Statistics(grey)
+    for tile in fitting_tiles(*latent_hat.shape[1:]):
+        pixels, context = synthesised_tile(latent_hat, tile, quality, model, context=True)
+        top, bottom, left, right = (PATCH * side for side in tile)
+        original = torch.from_numpy(rgb[top:bottom, left:right].copy()).permute(2, 0, 1).to(pixels)
+        statistics.add(pixels, context, original)
+    return statistics.fit(bits_per_error(quality, model.config) * rgb.shape[0] * rgb.shape[1] / statistics.pixels)[0]
 
 
 # --- codes ------------------------------------------------------------------------------------------------------------
@@ -174,14 +208,16 @@ def encode_latent(latent: Tensor, quality: int, model: LoocModel, *, lagrangian:
 
 def encode_picture(
     latent: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, *, lagrangian: float = ENCODER_LAMBDA, effort: int = 0, grey: bool = False
-) -> Coded:
-    """As `encode_latent`; an effort above 0 looks for codes that serve the pixels `(H, W, 3)` uint8 better, never worse ones."""
+) -> tuple[Coded, Wiener | None]:
+    """Codes as of `encode_latent`, and the picture's filter; an effort above 0 looks for codes that serve the pixels `(H, W, 3)` uint8 better, never worse ones."""
 
     def encode(target: Tensor) -> Coded:
         return encode_latent(target, quality, model, lagrangian=lagrangian)
 
     if effort == 0:
-        return encode(latent)
+        with progress.part(0, 1 - FILTER_SHARE):
+            coded = encode(latent)
+        return coded, fit_filter(coded[2], rgb, quality, model, grey=grey)
     halo = synthesis_halo(model.config.synthesis_blocks)
     return refine(latent, rgb, quality, model, encode, rounds=EFFORT_ROUNDS[effort], halo=halo, grey=grey, lagrangian=lagrangian)
 
@@ -255,8 +291,8 @@ def compress_picture(
     with progress.part(0, share):
         latent = analyse(picture.rgb, quality, model)
     with progress.part(share, 1):
-        segments, checksum, _ = encode_picture(latent, picture.rgb, quality, model, effort=effort, grey=colour != Colour.RGB)
-    return pack(Container(width, height, quality, model.fingerprint, segments, checksum, chunks, colour))
+        (segments, checksum, _), wiener = encode_picture(latent, picture.rgb, quality, model, effort=effort, grey=colour != Colour.RGB)
+    return pack(Container(width, height, quality, model.fingerprint, segments, checksum, chunks, colour, wiener.to_bytes() if wiener else b""))
 
 
 def require_effort(effort: int) -> None:
@@ -281,17 +317,25 @@ def decompress_picture(
     Raises FormatError for anything else that is not a whole, undamaged file, ModelError when its model is not installed.
     """
     file = unpack(data, max_pixels=max_pixels, allow_truncated=allow_truncated)
+    wiener = filter_of(file, groups)
     model = model_for_file(file.fingerprint, model, device)
     grid = grid_size(file.width, file.height)
     with progress.part(0, LATENT_SHARE):
         latent_hat = decode_latent(file.segments, file.code_checksum, *grid, file.quality, model, groups=groups)
     with progress.part(LATENT_SHARE, 1):
-        rgb = synthesise(latent_hat, (file.height, file.width), file.quality, model, grey=file.colour != Colour.RGB)
+        rgb = synthesise(latent_hat, (file.height, file.width), file.quality, model, wiener=wiener, grey=file.colour != Colour.RGB)
     picture = images.picture_with_chunks(rgb, file.chunks, file.colour)
     held = len(file.segments) - file.segments.count(None)
     if held < len(file.segments):
         picture = replace(picture, notices=(f"the file is cut short: it holds {held} of {len(file.segments)} channel groups", *picture.notices))
     return picture
+
+
+def filter_of(file: Container, groups: int | None = None) -> Wiener | None:
+    """The filter of a file's picture; None for a preview, since it was fitted to the whole. FormatError when it is malformed."""
+    wiener = Wiener.from_bytes(file.filter) if file.filter else None
+    whole = None not in file.segments and groups in (None, len(file.segments))
+    return wiener if whole else None
 
 
 def compress(
@@ -330,5 +374,6 @@ def decompress(
 def verify(data: bytes, *, model: LoocModel | str | Path | None = None, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
     """Checks every CRC and decodes all codes of a .looc file without making a picture; raises FormatError or ModelError."""
     file = unpack(data, max_pixels=max_pixels)
+    filter_of(file)
     model = model_for_file(file.fingerprint, model)
     decode_latent(file.segments, file.code_checksum, *grid_size(file.width, file.height), file.quality, model)

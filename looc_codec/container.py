@@ -36,6 +36,7 @@ DEFAULT_MAX_PIXELS = 250_000_000
 MAX_SIDE_PIXELS = 2**30 - 1
 MAX_SEGMENTS = 15
 MAX_CHUNKS = 64
+MAX_FILTER_BYTES = 255
 MAX_VARINT_BYTES = 5
 MAX_LENGTH_BYTES = 2**35 - 1
 """Largest length that a varint of five bytes can state."""
@@ -48,7 +49,9 @@ KNOWN_CHUNKS = frozenset({ICC_CHUNK, EXIF_CHUNK, XMP_CHUNK, ALPHA_CHUNK})
 
 _HAS_CHUNKS = 0x80
 _COLOUR_SHIFT = 4
-_UNUSED_FLAGS = 0xC0
+_COLOUR_MASK = 0x30
+_HAS_FILTER = 0x40
+_UNUSED_FLAGS = 0x80
 _TYPE_LETTERS = string.ascii_letters + "_"
 
 
@@ -79,7 +82,8 @@ class Container:
 
     `fingerprint` (8 bytes) tells the model, `segments` (1..15 byte strings, empty ones allowed) are the payload, and
     `code_checksum` is the checksum of the index grid that the payload decodes to. A segment is None where a file that was
-    cut short does not hold it; those come last.
+    cut short does not hold it; those come last. `filter` is what wiener.py makes of a picture's filter, at most 255 bytes, empty
+    where there is none.
     """
 
     width: int
@@ -90,6 +94,7 @@ class Container:
     code_checksum: int
     chunks: tuple[Chunk, ...] = ()
     colour: Colour = Colour.RGB
+    filter: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,7 @@ class Header:
     chunks: tuple[ChunkInfo, ...]
     file_bytes: int
     colour: Colour = Colour.RGB
+    filter: bytes = b""
 
 
 def looks_like_looc(data: bytes | memoryview) -> bool:
@@ -139,6 +145,8 @@ def pack(container: Container) -> bytes:
         *(_varint(len(segment)) for segment in container.segments),
         container.code_checksum.to_bytes(CHECKSUM_BYTES, "big"),
     ]
+    if container.filter:
+        parts += [bytes([len(container.filter)]), container.filter]
     if container.chunks:
         parts.append(_varint(len(container.chunks)))
         for chunk in container.chunks:
@@ -253,6 +261,7 @@ def _container(header: Header, chunk_starts: list[int], payload_start: int, view
             for info, start in zip(header.chunks, chunk_starts)
         ),
         colour=header.colour,
+        filter=header.filter,
     )
 
 
@@ -269,14 +278,14 @@ def read_header(data: bytes | memoryview, *, max_pixels: int | None = None) -> H
 
 
 def overhead_bytes(container: Container) -> int:
-    """Bytes of the file that are neither payload nor chunks: at most 40 for a 24-megapixel photo of five segments."""
+    """Bytes of the file that are neither payload nor filter nor chunks: at most 40 for a 24-megapixel photo of five segments."""
     chunk_bytes = sum(
         len(chunk.type) + len(_varint(len(chunk.data))) + len(chunk.data) + CHECKSUM_BYTES for chunk in container.chunks
     )
     if container.chunks:
         chunk_bytes += len(_varint(len(container.chunks)))
     # Everything of fixed length: magic, version, quality, fingerprint, code checksum, file checksum.
-    fixed = len(MAGIC) + len(_version_and_segments(container)) + 1 + FINGERPRINT_BYTES + 2 * CHECKSUM_BYTES
+    fixed = len(MAGIC) + len(_version_and_segments(container)) + 1 + FINGERPRINT_BYTES + 2 * CHECKSUM_BYTES + bool(container.filter)
     sizes = (container.width, container.height, *map(len, container.segments))
     return fixed + sum(len(_varint(size)) for size in sizes)
 
@@ -326,14 +335,15 @@ def _parse(view: memoryview, max_pixels: int | None, *, refuse_unknown: bool) ->
     version, segment_count = version_byte >> 4, version_byte & 0x0F
     if version != FORMAT_VERSION:
         raise UnsupportedError(f"the .looc file has format version {version}, this looc reads version 1; update looc")
-    colour = Colour.RGB
+    colour, filtered = Colour.RGB, False
     if segment_count == 0:
         flags = cursor.take(1, "flags")[0]
-        if flags & _UNUSED_FLAGS or flags >> _COLOUR_SHIFT > max(Colour):
+        number = (flags & _COLOUR_MASK) >> _COLOUR_SHIFT
+        if flags & _UNUSED_FLAGS or number > max(Colour):
             raise UnsupportedError(f"the .looc file has the flags {flags:02X} (byte 4), unknown to this looc; update looc")
-        colour, segment_count = Colour(flags >> _COLOUR_SHIFT), flags & 0x0F
-        # One value, one spelling: a colour picture has no flags byte.
-        if segment_count == 0 or colour == Colour.RGB:
+        colour, filtered, segment_count = Colour(number), bool(flags & _HAS_FILTER), flags & 0x0F
+        # One value, one spelling: a colour picture without a filter has no flags byte.
+        if segment_count == 0 or (colour == Colour.RGB and not filtered):
             raise MalformedError(f"the .looc file is malformed: its flags {flags:02X} (byte 4) say nothing; get a fresh copy")
     width, height = cursor.number("width"), cursor.number("height")
     _check_size(width, height, max_pixels)
@@ -344,6 +354,12 @@ def _parse(view: memoryview, max_pixels: int | None, *, refuse_unknown: bool) ->
     fingerprint = bytes(cursor.take(FINGERPRINT_BYTES, "model fingerprint"))
     lengths = tuple(cursor.number("segment length") for _ in range(segment_count))
     code_checksum = int.from_bytes(cursor.take(CHECKSUM_BYTES, "code checksum"), "big")
+    filter_data = b""
+    if filtered:
+        length = cursor.take(1, "filter length")[0]
+        if length == 0:
+            raise MalformedError(f"the .looc file is malformed: its filter before byte {cursor.position} is empty; get a fresh copy")
+        filter_data = bytes(cursor.take(length, "filter"))
     chunks: list[ChunkInfo] = []
     starts: list[int] = []
     if quality_byte & _HAS_CHUNKS:
@@ -374,16 +390,16 @@ def _parse(view: memoryview, max_pixels: int | None, *, refuse_unknown: bool) ->
         chunks=tuple(chunks),
         file_bytes=cursor.position + sum(lengths) + CHECKSUM_BYTES,
         colour=colour,
+        filter=filter_data,
     )
     return header, starts, cursor.position
 
 
 def _version_and_segments(container: Container) -> bytes:
-    """Version and number of segments in one byte, or, for a picture that is not RGB, with the flags in two."""
+    """Version and number of segments in one byte, or, for a picture that is not RGB or has a filter, with the flags in two."""
     version, count = FORMAT_VERSION << 4, len(container.segments)
-    if container.colour == Colour.RGB:
-        return bytes([version | count])
-    return bytes([version, container.colour << _COLOUR_SHIFT | count])
+    flags = container.colour << _COLOUR_SHIFT | (_HAS_FILTER if container.filter else 0)
+    return bytes([version, flags | count]) if flags else bytes([version | count])
 
 
 def _chunk_type(raw: bytes, position: int) -> str:
@@ -441,6 +457,8 @@ def _check_packable(container: Container) -> None:
         raise FormatError(f"cannot write {len(container.segments)} payload segments; use 1..{MAX_SEGMENTS}")
     if not 0 <= container.code_checksum < 2 ** (8 * CHECKSUM_BYTES):
         raise FormatError(f"cannot write the code checksum {container.code_checksum}; it has 32 bits")
+    if len(container.filter) > MAX_FILTER_BYTES:
+        raise FormatError(f"cannot write a filter of {len(container.filter)} bytes; the format ends at {MAX_FILTER_BYTES}")
     if len(container.chunks) > MAX_CHUNKS:
         raise LimitError(f"cannot write {len(container.chunks)} metadata chunks; the format ends at {MAX_CHUNKS}")
     types = [chunk.type for chunk in container.chunks]

@@ -84,7 +84,7 @@ def decode(path: Path, model: LoocModel, setting: Setting, *, pixels: bool = Tru
     file = container.unpack(path.read_bytes())
     with setting.active():
         latent_hat = codec.decode_latent(file.segments, file.code_checksum, *codec.grid_size(file.width, file.height), file.quality, model)
-        rgb = codec.synthesise(latent_hat, (file.height, file.width), file.quality, model, tile=setting.tile) if pixels else None
+        rgb = codec.synthesise(latent_hat, (file.height, file.width), file.quality, model, wiener=codec.filter_of(file), tile=setting.tile) if pixels else None
     return codes_sha256(latent_hat), rgb
 
 

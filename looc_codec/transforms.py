@@ -187,14 +187,15 @@ Margins = tuple[int, int, int, int]
 
 def cells_needed(blocks: tuple[int, int, int]) -> tuple[int, int]:
     """Context that the synthesis still needs around its pixels: positions after the blocks at 1/16 of the resolution, and
-    cells of 1/8 after the blocks there. `blocks` are the numbers of blocks at 1/16, 1/8 and 1/4.
+    cells of 1/8 after the blocks there. `blocks` are the numbers of blocks at 1/16, 1/8 and 1/4. One more cell of 1/4 is there for a
+    filter of the pixels (wiener.py).
 
     From 1/16 there are two ways down: through the blocks of each resolution and the 3x3 head; and from the corrected latent
     through the lapped transform, whose windows begin 8 pixels before their position, the 3x3 entry, the blocks at 1/4 and the head.
     """
     _, n8, n4 = blocks
-    at8 = -(-(n4 + 1) // 2)
-    return max(-(-(n8 + at8) // 2), (4 * (n4 + 2) + KERNEL - OVERLAP - 1) // PATCH), at8
+    at8 = -(-(n4 + 2) // 2)
+    return max(-(-(n8 + at8) // 2), (4 * (n4 + 3) + KERNEL - OVERLAP - 1) // PATCH), at8
 
 
 def trimmed(cells: Tensor, margins: Margins, kept: int) -> tuple[Tensor, Margins]:
@@ -212,8 +213,8 @@ def times(margins: Margins, factor: int) -> Margins:
 class Synthesis(nn.Module):
     """Dequantised latent in steps `(B, d, h, w)` → pixels `(B, 3, 16h, 16w)`, unclamped, 0..255 scale.
 
-    With `margins`, the positions at the latent's sides that only serve as context, their pixels are left out; each
-    stage then works on as little of them as the stages after it need.
+    With `margins`, the positions at the latent's sides that only serve as context, their pixels are left out, but for as many
+    `context` cells of 4 pixels, at most one, as are asked for; each stage then works on as little of them as the stages after it need.
     """
 
     def __init__(self, config: LoocConfig, order: Tensor | None = None) -> None:
@@ -244,7 +245,7 @@ class Synthesis(nn.Module):
         """Features at 1/4: those that come up from 1/8, four positions' worth of channels at each, and those of the linear pixels."""
         return self.modulation4(F.pixel_shuffle(coarse, 2) + entered, quality)
 
-    def forward(self, latent: Tensor, quality: Tensor, margins: Margins = (0, 0, 0, 0)) -> Tensor:
+    def forward(self, latent: Tensor, quality: Tensor, margins: Margins = (0, 0, 0, 0), context: int = 0) -> Tensor:
         step = self.log_step(quality).exp()
         at16, at8 = cells_needed(self.config.synthesis_blocks)
         if self.branch:
@@ -263,8 +264,8 @@ class Synthesis(nn.Module):
             quarters, margins4 = trimmed(F.pixel_unshuffle(pixels / 64, 4), times(margins, 4), 2 * at8 + 1)
             entered, margins4 = trimmed(self.entry4(quarters), margins4, 2 * at8)
             features = self.blocks4(self.joined(self.up4(features), entered, quality))
-            correction, _ = trimmed(self.head4(features), margins4, 0)
-        pixels, _ = trimmed(pixels, times(margins, PATCH), 0)
+            correction, _ = trimmed(self.head4(features), margins4, context)
+        pixels, _ = trimmed(pixels, times(margins, PATCH), 4 * context)
         if self.branch:
             pixels = pixels + F.pixel_shuffle(correction, 4) * (strength / 16)
         return pixels + 128

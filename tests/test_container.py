@@ -55,6 +55,7 @@ containers = st.builds(
     segments=st.lists(st.binary(max_size=300), min_size=1, max_size=15).map(tuple),
     code_checksum=st.integers(0, 2**32 - 1),
     colour=st.sampled_from(Colour),
+    filter=st.binary(max_size=255),
     chunks=st.lists(st.builds(Chunk, chunk_types, st.binary(max_size=200)), max_size=6, unique_by=lambda k: k.type).map(tuple),
 )
 
@@ -70,11 +71,11 @@ def test_unpack_gives_back_what_was_packed(container: Container) -> None:
     assert header.file_bytes == len(data)
     assert (header.width, header.height, header.quality) == (container.width, container.height, container.quality)
     assert (header.fingerprint, header.code_checksum) == (container.fingerprint, container.code_checksum)
-    assert header.colour == container.colour
+    assert (header.colour, header.filter) == (container.colour, container.filter)
     assert header.segment_lengths_bytes == tuple(map(len, container.segments))
     assert [(k.type, k.length_bytes) for k in header.chunks] == [(k.type, len(k.data)) for k in container.chunks]
     bare = dataclasses.replace(container, chunks=())
-    assert len(pack(bare)) == overhead_bytes(container) + sum(map(len, container.segments))
+    assert len(pack(bare)) == overhead_bytes(container) + len(container.filter) + sum(map(len, container.segments))
 
 
 def test_layout_is_the_documented_one() -> None:
@@ -135,6 +136,9 @@ def test_each_error_has_its_type_and_sentence() -> None:
         (replaced(data, 3, 4, b"\x10\x03"), MalformedError, "flags 03"),
         (replaced(data, 3, 4, b"\x10\x33"), UnsupportedError, "flags 33"),
         (replaced(data, 3, 4, b"\x10\x93"), UnsupportedError, "flags 93"),
+        (replaced(data, 3, 4, b"\x10\xc3"), UnsupportedError, "flags C3"),
+        (replaced(replaced(data, 24, 24, b"\0"), 3, 4, b"\x10\x43"), MalformedError, "filter before byte 26 is empty"),
+        (replaced(replaced(data, 24, 24, b"\xff"), 3, 4, b"\x10\x43"), TruncatedError, "filter"),
         (replaced(data, 4, 6, b"\0"), LimitError, "has none"),
         (replaced(data, 6, 8, b"\0"), LimitError, "has none"),
         (replaced(data, 4, 6, b"\xff\xff\xff\xff\x7f"), LimitError, "a side"),
@@ -159,6 +163,16 @@ def test_a_grey_picture_takes_one_byte_more() -> None:
         grey = dataclasses.replace(PLAIN, colour=colour)
         assert pack(grey) == replaced(pack(PLAIN), 3, 4, bytes([0x10, flags]))
         assert overhead_bytes(grey) == overhead_bytes(PLAIN) + 1
+
+
+def test_a_filter_lies_between_checksum_and_chunks() -> None:
+    filtered = dataclasses.replace(PLAIN, filter=b"taps")
+    assert pack(filtered) == replaced(replaced(pack(PLAIN), 24, 24, b"\x04taps"), 3, 4, b"\x10\x43")
+    assert overhead_bytes(filtered) == overhead_bytes(PLAIN) + 2
+    grey = dataclasses.replace(filtered, colour=Colour.GREY)
+    assert pack(grey) == replaced(pack(filtered), 4, 5, b"\x53") and overhead_bytes(grey) == overhead_bytes(filtered)
+    with pytest.raises(FormatError, match="filter of 256 bytes"):
+        pack(dataclasses.replace(PLAIN, filter=bytes(256)))
 
 
 def with_chunks(*chunks: bytes) -> bytes:

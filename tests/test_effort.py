@@ -64,7 +64,7 @@ def test_correction_of_an_orthonormal_transform_is_the_error_of_the_latent():
     rgb = photo(64, 48)
     latent = codec.analyse(rgb, 50, model)
     latent_hat = (latent * 4).round().int() * 4
-    _, correction = refine.decode_with_correction(latent_hat, rgb, 50, model, 4, False)
+    _, correction, _ = refine.decode_with_correction(latent_hat, rgb, 50, model, 4, False)
     assert (latent_hat.float() / 16 - correction - latent).abs().max() < 1e-3
 
 

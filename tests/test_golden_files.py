@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -19,7 +20,7 @@ from looc_codec.metrics import psnr_db
 from looc_codec.model import load_model, save_model
 
 GOLDEN = Path(__file__).parent / "golden"
-CASES = {"v1-70x50-q15": (70, 50, 15), "v1-70x50-q90": (70, 50, 90), "v1-1x1-q50": (1, 1, 50), "v1-33x130-q60": (33, 130, 60)}
+CASES = {"v1-70x50-q15": (70, 50, 15), "v1-70x50-q90": (70, 50, 90), "v1-1x1-q50": (1, 1, 50), "v1-33x130-q60": (33, 130, 60), "v1-150x101-q60-filter": (150, 101, 60)}
 
 
 def codes_of(data: bytes, model) -> str:
@@ -51,6 +52,15 @@ def test_stored_file_decodes_to_the_stored_codes(golden, name):
     width, height, _ = CASES[name]
     back = codec.decompress(data, model=model)
     assert back.size == (width, height)
+
+
+def test_the_stored_filter_still_brings_the_picture_closer(golden):
+    """By 1.3 dB when it was written."""
+    model, _ = golden
+    file = container.unpack((GOLDEN / "v1-150x101-q60-filter.looc").read_bytes())
+    pictures = (np.asarray(codec.decompress(container.pack(each), model=model)) for each in (file, dataclasses.replace(file, filter=b"")))
+    filtered, bare = (psnr_db(photo(150, 101), picture) for picture in pictures)
+    assert file.filter and filtered > bare + 1
 
 
 def test_stored_pictures_still_look_like_the_original(golden):

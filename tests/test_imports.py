@@ -18,6 +18,7 @@ LAYERS = (
     {"codec"},
     {"refine"},
     {"model"},
+    {"wiener"},
     {"quantizers", "prior", "transforms", "data", "datasets"},
     {"entropy", "container", "images", "metrics", "files", "registry", "config", "packing"},
     {"errors", "progress"},

@@ -26,7 +26,7 @@ def measure(path: Path, quality: int, model_name: str, crop: int | None) -> list
     """One row for each effort."""
     from looc_codec import codec, images
     from looc_codec.metrics import psnr_db
-    from looc_codec.refine import lagrangian_cost, refine
+    from looc_codec.refine import refine
 
     model = codec.load_model(model_name)
     rgb = images.read_picture(path).rgb
@@ -35,17 +35,22 @@ def measure(path: Path, quality: int, model_name: str, crop: int | None) -> list
         rgb = np.ascontiguousarray(rgb[top : top + crop, left : left + crop])
     pixels = rgb.shape[0] * rgb.shape[1]
     rows, rounds = [], []
-    started = time.process_time()
+    started, spent = time.process_time(), 0.0
     latent = codec.analyse(rgb, quality, model)
 
     def encode(target):
         coded = codec.encode_latent(target, quality, model)
-        rounds.append({"megapixel_seconds": (time.process_time() - started) / pixels * 1e6})
+        rounds.append({"megapixel_seconds": (time.process_time() - started - spent) / pixels * 1e6})
         return coded
 
-    def report(coded, decoded):
-        size = sum(map(len, coded[0]))
-        rounds[-1] |= {"cost": lagrangian_cost(size, rgb, decoded, quality, model.config), "bpp": 8 * size / pixels, "psnr_db": psnr_db(rgb, decoded)}
+    def report(coded, wiener, cost):
+        nonlocal spent
+        began = time.process_time()
+        size = sum(map(len, coded[0])) + (len(wiener.to_bytes()) if wiener else 0)
+        decoded = codec.synthesise(coded[2], rgb.shape[:2], quality, model, wiener=wiener)
+        rounds[-1] |= {"cost": cost, "bpp": 8 * size / pixels, "psnr_db": psnr_db(rgb, decoded)}
+        # A refinement does without this picture.
+        spent += time.process_time() - began
 
     refine(latent, rgb, quality, model, encode, rounds=max(codec.EFFORT_ROUNDS), halo=codec.synthesis_halo(model.config.synthesis_blocks), report=report)
     for effort, last in enumerate(codec.EFFORT_ROUNDS):

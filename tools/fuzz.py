@@ -58,7 +58,7 @@ EXTREMES = (0, 1, 2, 15, 16, 17, 127, 128, 255, 256, 16383, 16384, 2**16 - 1, 2*
 
 @dataclass
 class Fields:
-    """The fields of a .looc file, each free to be wrong. `lengths` and `chunk_lengths` replace true lengths where set."""
+    """The fields of a .looc file, each free to be wrong. `lengths`, `chunk_lengths`, `flags` and `filter_length` replace true values where set."""
 
     magic: bytes = container.MAGIC
     version: int = container.FORMAT_VERSION
@@ -75,6 +75,10 @@ class Fields:
     chunk_lengths: dict[int, int] = field(default_factory=dict)
     chunk_flag: bool | None = None
     long_varints: bool = False
+    colour: int = 0
+    filter: bytes = b""
+    flags: int | None = None
+    filter_length: int | None = None
 
     def varint(self, value: int) -> bytes:
         encoded = bytearray()
@@ -91,10 +95,14 @@ class Fields:
         """The bytes, with right checksums whatever else is wrong."""
         count = len(self.segments) if self.segment_count is None else self.segment_count
         flag = bool(self.chunks) if self.chunk_flag is None else self.chunk_flag
-        parts = [self.magic, bytes([(self.version & 15) << 4 | count & 15]), self.varint(self.width), self.varint(self.height),
+        flags = self.colour << 4 | bool(self.filter) << 6 if self.flags is None else self.flags
+        version = (self.version & 15) << 4
+        parts = [self.magic, bytes([version, flags | count & 15] if flags else [version | count & 15]), self.varint(self.width), self.varint(self.height),
                  bytes([flag << 7 | self.quality & 127]), self.fingerprint]
         parts += [self.varint(self.lengths.get(index, len(segment))) for index, segment in enumerate(self.segments)]
         parts.append((self.code_checksum & 0xFFFFFFFF).to_bytes(4, "big"))
+        if flags & 64:
+            parts += [bytes([(len(self.filter) if self.filter_length is None else self.filter_length) & 255]), self.filter]
         if flag:
             parts.append(self.varint(len(self.chunks) if self.chunk_count is None else self.chunk_count))
             for index, (name, data) in enumerate(self.chunks):
@@ -108,6 +116,7 @@ def fields_of(data: bytes) -> Fields:
     return Fields(
         width=file.width, height=file.height, quality=file.quality, fingerprint=file.fingerprint, segments=list(file.segments),
         code_checksum=file.code_checksum, chunks=[(chunk.type.encode(), chunk.data) for chunk in file.chunks],
+        colour=int(file.colour), filter=file.filter,
     )
 
 
@@ -169,7 +178,7 @@ def forged(fields: Fields, chance: random.Random, seeds: list[Fields]) -> Fields
     """One to three fields set to extremes, exchanged with another file's, or damaged; `fields` is changed."""
     for _ in range(chance.choice((1, 1, 2, 3))):
         other = chance.choice(seeds)
-        kind = chance.randrange(16)
+        kind = chance.randrange(18)
         if kind == 0:
             setattr(fields, chance.choice(("width", "height")), chance.choice(EXTREMES))
         elif kind == 1:
@@ -201,6 +210,12 @@ def forged(fields: Fields, chance: random.Random, seeds: list[Fields]) -> Fields
             fields.chunks *= chance.choice((1, 1, 1, 40))
             fields.chunk_flag = chance.choice((None, None, True, False))
             fields.chunk_count = chance.choice((None, None, None, *EXTREMES))
+        elif kind == 15:
+            kept = fields.filter or other.filter
+            fields.filter = chance.choice((b"", other.filter, chance.randbytes(chance.randrange(1, 256)), damaged(kept, chance, [other.filter or b"x"])[:255]))
+        elif kind == 16:
+            fields.flags = chance.choice((None, 16 * chance.randrange(16)))
+            fields.filter_length = chance.choice((None, 0, 1, 255, chance.randrange(256)))
         elif fields.chunks:
             index = chance.randrange(len(fields.chunks))
             name, data = fields.chunks[index]

@@ -73,7 +73,8 @@ def describe_header(header: Header, size_bytes: int) -> dict[str, Any]:
         "fingerprint": header.fingerprint.hex(),
         "segment_bytes": list(header.segment_lengths_bytes),
         "chunk_bytes": {chunk.type: chunk.length_bytes for chunk in header.chunks},
-        "overhead_bytes": header.file_bytes - payload_bytes - sum(chunk.length_bytes for chunk in header.chunks),
+        "filter_bytes": len(header.filter),
+        "overhead_bytes": header.file_bytes - payload_bytes - len(header.filter) - sum(chunk.length_bytes for chunk in header.chunks),
         "code_checksum": f"{header.code_checksum:08x}",
     }
 
@@ -87,6 +88,7 @@ def _print_record(name: str, record: dict[str, Any]) -> None:
         ("model", f"{record['model'] or 'not installed'}, fingerprint {record['fingerprint']}"),
         ("groups", "{} of {} channel groups".format(*record["groups"])),
         ("payload", ", ".join(size_text(length) for length in record["segment_bytes"])),
+        ("filter", size_text(record["filter_bytes"]) if record["filter_bytes"] else "none"),
         ("metadata", chunks or "none"),
         ("overhead", size_text(record["overhead_bytes"])),
     ):
