@@ -27,7 +27,7 @@ from looc_codec.model import load_model as read_model
 from looc_codec.prior import LATENT_LIMIT, LATENT_ONE, CodingStep
 from looc_codec.quantizers.codebook import ENCODER_LAMBDA
 from looc_codec.refine import Coded, bits_per_error, refine
-from looc_codec.transforms import cells_needed
+from looc_codec.transforms import cells_needed, without_tf32
 from looc_codec.wiener import Statistics, Wiener
 
 DEFAULT_MODEL = "photo"
@@ -109,7 +109,8 @@ def analyse(rgb: np.ndarray, quality: int, model: LoocModel, *, tile: int = TILE
             missing = ((0, (y1 - y0) * PATCH - part.shape[0]), (0, (x1 - x0) * PATCH - part.shape[1]), (0, 0))
             # np.pad copies, which also makes the pixels writable, as torch wants them.
             pixels = torch.from_numpy(np.pad(part, missing, mode="edge")).to(device).permute(2, 0, 1)[None].float()
-            coded = model.analysis(pixels.contiguous(memory_format=torch.channels_last), level)[0].cpu()
+            with without_tf32():
+                coded = model.analysis(pixels.contiguous(memory_format=torch.channels_last), level)[0].cpu()
             latent[:, top:bottom, left:right] = coded[:, top - y0 : bottom - y0, left - x0 : right - x0]
             progress.report((top * width + right * (bottom - top)) / (height * width))
     return latent
@@ -148,7 +149,8 @@ def synthesised_tile(latent_hat: Tensor, tile: tuple[int, int, int, int], qualit
     y0, y1, x0, x1 = max(0, top - halo), min(height, bottom + halo), max(0, left - halo), min(width, right + halo)
     part = (latent_hat[:, y0:y1, x0:x1].to(device).float() / LATENT_ONE)[None]
     margins = (top - y0, y1 - bottom, left - x0, x1 - right)
-    pixels = model.synthesis(part.contiguous(memory_format=torch.channels_last), torch.tensor([float(quality)], device=device), margins, int(context))[0]
+    with without_tf32():
+        pixels = model.synthesis(part.contiguous(memory_format=torch.channels_last), torch.tensor([float(quality)], device=device), margins, int(context))[0]
     return pixels, tuple(4 * (context and margin > 0) for margin in margins)
 
 

@@ -8,6 +8,7 @@ transform codec, and training begins at that level instead of at noise.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
@@ -144,6 +145,12 @@ def zero_conv(width_in: int, width_out: int, kernel: int) -> nn.Conv2d:
 def stretch(value: Tensor) -> Tensor:
     """Signed logarithm, which brings latents of any range to network size."""
     return value.sign() * torch.log1p(value.abs())
+
+
+def without_tf32() -> AbstractContextManager:
+    """Convolutions in all of float32 on a GPU, whose default rounds their inputs to 11 bits: tenths of a level of a bright pixel."""
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False)
 
 
 class Analysis(nn.Module):

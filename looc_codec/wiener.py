@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from looc_codec.errors import MalformedError
-from looc_codec.transforms import COLOUR_AXES
+from looc_codec.transforms import COLOUR_AXES, without_tf32
 
 REACH = 2
 """Pixels to each side that the filter sees."""
@@ -127,7 +127,8 @@ class Wiener:
         weight, bias = (value.to(pixels.device) for value in self.kernel)
         framed = framed_pixels(pixels, context)[None]
         weight = weight.contiguous(memory_format=torch.channels_last)
-        return F.conv2d(framed.contiguous(memory_format=torch.channels_last), weight, bias)[0]
+        with without_tf32():
+            return F.conv2d(framed.contiguous(memory_format=torch.channels_last), weight, bias)[0]
 
 
 def _golomb(tap: int) -> str:
@@ -176,7 +177,8 @@ class Statistics:
         inner = framed[:, REACH:-REACH, REACH:-REACH]
         error = torch.einsum("ci,iyx->cyx", axes, original - inner).flatten(1)
         values = torch.einsum("ci,iyx->cyx", axes, framed - GREY_CENTRE)
-        maps = F.conv2d(values[:, None], _feature_kernels().to(decoded.device)[:, None])
+        with without_tf32():
+            maps = F.conv2d(values[:, None], _feature_kernels().to(decoded.device)[:, None])
         features = torch.cat([maps.reshape(CONSTANT, -1), torch.ones(1, error.shape[1], device=decoded.device)])
         self.products += (features @ features.T).double().cpu().numpy()
         self.errors += (features @ error.T).double().cpu().numpy()

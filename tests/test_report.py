@@ -431,3 +431,16 @@ window.addEventListener("load", () => setTimeout(() => {
     assert found["wide"] <= 0
     assert found.get("axis") in ("MS-SSIM, dB", None)
     assert "Content Security Policy" not in done.stderr and "Uncaught" not in done.stderr
+
+
+def test_efforts_are_codecs_without_a_side_by_side(folder, tmp_path, tiny_model_file):
+    done = run("report", folder, "--out", tmp_path / "out", "--model", tiny_model_file, "--jobs", 1, "--codecs", "looc,looc-effort1,jpeg", "--qualities", "20,60,90", "--metrics", "psnr", "--limit", 1)
+    assert done.exit_code == 0, done.output
+    points = json.loads((tmp_path / "out" / "results.json").read_text())["points"]
+    sizes = {name: [point["bytes"] for point in points if point["codec"] == name] for name in ("looc", "looc-effort1")}
+    assert len(sizes["looc"]) == len(sizes["looc-effort1"]) == 3 and sizes["looc"] != sizes["looc-effort1"]
+    assert "| against looc, effort 1 |" in (tmp_path / "out" / "summary.md").read_text()
+    stored = results.read_results(tmp_path / "out" / "results.json")
+    report = summary.summarise(stored, {"0.png"}, dict.fromkeys([*sizes, "jpeg"], (20, 60, 90)), ["psnr"])
+    assert summary.strongest_peer(report) == "jpeg"
+    assert {version.codec for found in equal_bytes.contests(report, lambda name: np.asarray(photo(seed=0)), str(tiny_model_file), 2.0, ()) for version in found.versions} == {"looc", "jpeg"}

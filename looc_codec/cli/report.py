@@ -17,7 +17,7 @@ from looc_codec.cli.printing import fail, note, print_json
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of pictures.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", metavar="OUT", help="Folder for results and report; points found there are not measured again.", show_default=False)],
-    codecs: Annotated[str, typer.Option("--codecs", metavar="LIST", help="Of looc, jpeg, webp, avif, jxl.")] = "looc,jpeg,webp,avif",
+    codecs: Annotated[str, typer.Option("--codecs", metavar="LIST", help="Of looc, looc-effort1 to looc-effort3, jpeg, webp, avif, jxl.")] = "looc,jpeg,webp,avif",
     qualities: Annotated[list[str] | None, typer.Option("--qualities", metavar="LIST", help="10,50 for all codecs, jpeg:20,80 for one (again for more). Default: 11 to 15 for each codec, from 0.1 to 1.6 bpp.", show_default=False)] = None,
     metrics: Annotated[str, typer.Option("--metrics", metavar="LIST", help="Of psnr, ms-ssim, ssimulacra2, butteraugli, lpips, dists, fid.")] = "psnr,ms-ssim,ssimulacra2",
     model: ModelOption = "photo",

@@ -55,6 +55,10 @@ CODECS = {
     info.name: info
     for info in (
         CodecInfo("looc", "looc", "on the CPU, one thread", (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100), 1, 100),
+        *(
+            CodecInfo(f"looc-effort{effort}", f"looc, effort {effort}", f"--effort {effort}, on the CPU, one thread", (10, 25, 40, 60, 80, 100), 1, 100)
+            for effort in (1, 2, 3)
+        ),
         CodecInfo(
             "jpeg", "JPEG", "Pillow, optimize, progressive, 4:2:0", (6, 8, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 85, 90), 1, 100,
         ),
@@ -77,24 +81,24 @@ _PILLOW_OPTIONS: dict[str, dict[str, Any]] = {
 
 # Modules whose code decides looc's bytes or pixels; another code is another codec. Quantizers of papers are no part of it.
 _LOOC_CODE = (
-    "codec.py", "config.py", "container.py", "entropy.py", "model.py", "prior.py", "refine.py", "transforms.py", "quantizers/codebook.py",
-    "quantizers/search.py", "quantizers/units.py",
+    "codec.py", "config.py", "container.py", "entropy.py", "model.py", "prior.py", "refine.py", "transforms.py", "wiener.py",
+    "quantizers/codebook.py", "quantizers/search.py", "quantizers/units.py",
 )  # fmt: skip
 
 
 class LoocCodec:
     """looc through its Python interface; the model is loaded once per process."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, effort: int = 0) -> None:
         from looc_codec import codec
 
-        self._codec = codec
+        self._codec, self._effort = codec, effort
         self._model = codec.load_model(model)
         # The first call builds tables and picks kernels, which is no part of the time of a picture.
         self.decode(self.encode(np.zeros((32, 32, 3), np.uint8), 50))
 
     def encode(self, rgb: np.ndarray, quality: int) -> bytes:
-        return self._codec.compress(rgb, quality=quality, model=self._model)
+        return self._codec.compress(rgb, quality=quality, model=self._model, effort=self._effort)
 
     def decode(self, data: bytes) -> np.ndarray:
         return np.asarray(self._codec.decompress(data, model=self._model).convert("RGB"))
@@ -132,7 +136,18 @@ def open_codec(name: str, model: str) -> Codec:
     reason = missing_reason(name)
     if reason is not None:
         raise CodecError(f"{CODECS[name].label} cannot be measured: {reason}")
-    return LoocCodec(model) if name == "looc" else PillowCodec(name)
+    return LoocCodec(model, effort_of(name)) if name.startswith("looc") else PillowCodec(name)
+
+
+def effort_of(name: str) -> int:
+    """The effort of a looc of `CODECS`; 0 for every other codec.
+
+    >>> effort_of("looc"), effort_of("looc-effort2"), effort_of("avif")
+    (0, 2, 0)
+    """
+    if not name.startswith("looc"):
+        return 0
+    return int(name.removeprefix("looc").removeprefix("-effort") or 0)
 
 
 def missing_reason(name: str) -> str | None:
@@ -146,7 +161,7 @@ def missing_reason(name: str) -> str | None:
 
 def identity_of(name: str, model: str) -> str:
     """Versions that decide the bytes of a codec: points measured under another identity are measured again."""
-    if name == "looc":
+    if name.startswith("looc"):
         from looc_codec.registry import find_model
 
         entry = find_model(model)

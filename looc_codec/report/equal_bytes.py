@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from looc_codec import metrics
-from looc_codec.report.codecs import CODECS, open_codec
+from looc_codec.report.codecs import CODECS, effort_of, open_codec
 from looc_codec.report.summary import Summary, picture_gains, strongest_peer
 
 DEFAULT_BPP = 0.3
@@ -163,7 +163,8 @@ def contests(
     summary: Summary, read: Callable[[str], np.ndarray], model: str, bpp: float, wanted: Sequence[str] = (), count: int = 3
 ) -> list[Contest]:
     """The contests of a report. `read` gives the pixels of a picture's name; `wanted` names pictures instead of choosing."""
-    names = sorted(summary.names, key=lambda name: name != "looc")
+    # Efforts look alike and take minutes here.
+    names = sorted((name for name in summary.names if effort_of(name) == 0), key=lambda name: name != "looc")
     if not names:
         return []
     chosen = [(name, "") for name in wanted] or choose_pictures(summary, count)

@@ -11,7 +11,10 @@ from looc_codec.report.distortion import METRICS, Metric
 from looc_codec.report.summary import Curve, Summary
 
 MAX_BPP = 1.7
-COLOURS = {"looc": "#c2185b", "jpeg": "#616161", "webp": "#1e88e5", "avif": "#2e7d32", "jxl": "#ef6c00"}
+COLOURS = {
+    "looc": "#c2185b", "looc-effort1": "#f48fb1", "looc-effort2": "#f06292", "looc-effort3": "#ad1457",
+    "jpeg": "#616161", "webp": "#1e88e5", "avif": "#2e7d32", "jxl": "#ef6c00",
+}  # fmt: skip
 PUBLISHED_COLOURS = ("#8d6e63", "#5c6bc0", "#00897b", "#f9a825", "#7e57c2", "#78909c", "#d84315", "#43a047", "#ec407a")
 
 

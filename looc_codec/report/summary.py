@@ -189,7 +189,7 @@ def strongest_peer(summary: Summary) -> str | None:
     rates = {
         name: compare(metrics.bd_rate_percent, curve.pairs(), curves["looc"].pairs()).value
         for name, curve in curves.items()
-        if name != "looc"
+        if not name.startswith("looc")
     }
     known = {name: rate for name, rate in rates.items() if rate is not None}
     return max(known, key=known.__getitem__) if known else next(iter(rates), None)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from looc_codec.config import QUALITY_MAX, QUALITY_MIN, RATE_DISTORTION_SLOPE, LoocConfig
 from looc_codec.errors import ModelError
+from looc_codec.transforms import without_tf32
 
 METRICS = ("mse", "ms-ssim")
 MS_SSIM_IN_MSE = 1300.0
@@ -61,7 +62,7 @@ def structural_similarity(first: Tensor, second: Tensor) -> Tensor:
     window = gaussian_window(first.shape[1], first.device)
     # Differences of squares need all digits of float32, and small means.
     first, second, logs = first - centre, second - centre, 0.0
-    with torch.backends.cudnn.flags(enabled=True, benchmark=torch.backends.cudnn.benchmark, deterministic=torch.backends.cudnn.deterministic, allow_tf32=False):
+    with without_tf32():
         for scale, weight in enumerate(MS_SSIM_WEIGHTS):
             maps = torch.cat([first, second, first * first, second * second, first * second])
             mean1, mean2, square1, square2, product = blurred(maps, window).chunk(5)
