@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 
-def code(rgb, quality: int, model, used: torch.Tensor) -> tuple[float, float, float]:
-    """Real payload bytes, bytes promised by the tables, PSNR; counts codevectors in `used`."""
+def code(rgb, quality: int, model, used: torch.Tensor) -> tuple[float, float, float, float]:
+    """Real payload bytes, bytes promised by the tables, bytes of the filter, PSNR; counts codevectors in `used`."""
     from looc_codec import codec
     from looc_codec.metrics import psnr_db
 
@@ -36,10 +36,11 @@ def code(rgb, quality: int, model, used: torch.Tensor) -> tuple[float, float, fl
 
     book.symbols = watched
     try:
-        segments, _, latent_hat = codec.encode_latent(codec.analyse(rgb, quality, model), quality, model)
+        (segments, _, latent_hat), wiener = codec.encode_picture(codec.analyse(rgb, quality, model), rgb, quality, model)
     finally:
         del book.symbols
-    return sum(map(len, segments)), promised[0] / 8, psnr_db(rgb, codec.synthesise(latent_hat, rgb.shape[:2], quality, model))
+    decoded = codec.synthesise(latent_hat, rgb.shape[:2], quality, model, wiener=wiener)
+    return sum(map(len, segments)), promised[0] / 8, len(wiener.to_bytes()) if wiener else 0, psnr_db(rgb, decoded)
 
 
 def dominated(points: list[tuple[float, float]]) -> int:
@@ -70,8 +71,8 @@ def main() -> None:
     for path in paths:
         rgb = images.read_picture(path).rgb[: arguments.crop, : arguments.crop].copy()
         for quality in qualities:
-            real, promised, psnr = code(rgb, quality, model, used)
-            curves.setdefault(path.name, []).append((8 * real / (rgb.shape[0] * rgb.shape[1]), psnr))
+            real, promised, taps, psnr = code(rgb, quality, model, used)
+            curves.setdefault(path.name, []).append((8 * (real + taps) / (rgb.shape[0] * rgb.shape[1]), psnr))
             worst, real_total, promised_total = max(worst, abs(real / promised - 1)), real_total + real, promised_total + promised
         print(path.name, dominated(curves[path.name]), "dominated", flush=True)
     means = [tuple(sum(curve[index][part] for curve in curves.values()) / len(curves) for part in range(2)) for index in range(len(qualities))]

@@ -22,13 +22,12 @@ from looc_codec.report.summary import READING_RATES_BPP, Summary, bd_table, read
 
 BEGIN, END = "<!-- kodak -->\n", "<!-- /kodak -->"
 PEERS = ("jpeg", "webp", "avif")
-SLOW = "looc-effort3"
 
 
 def summary_of(results: Results) -> Summary:
-    """Means over all pictures at each codec's default qualities, as the report has them; with `SLOW` where it was measured."""
+    """Means over all pictures at each codec's default qualities, as the report has them."""
     names = [name for name, metric in METRICS.items() if metric.key in results.metrics]
-    qualities = {name: CODECS[name].qualities for name in ("looc", SLOW, *PEERS)}
+    qualities = {name: CODECS[name].qualities for name in ("looc", *PEERS)}
     return summarise(results, [picture["name"] for picture in results.pictures], qualities, names)
 
 
@@ -41,11 +40,10 @@ def rates(summary: Summary, label: str) -> list[list[str]]:
     """BD-rates of looc against each peer, a row for each metric."""
     rows = [[label, *(summary.labels[peer] for peer in PEERS)]]
     for metric in METRICS.values():
-        for name, words in (("looc", metric.label), (SLOW, f"{metric.label} with `--effort 3`")):
-            if name in summary.curves.get(metric.key, {}):
-                table = bd_table(summary, metric.key)[name]
-                cells = [f"{table[peer][0].value:+.1f}%" if table[peer][0].value is not None else table[peer][0].word for peer in PEERS]
-                rows.append([words, *(f"**{cell}**" if cell.startswith("-") else cell for cell in cells)])
+        if metric.key in summary.curves:
+            table = bd_table(summary, metric.key)["looc"]
+            cells = [f"{table[peer][0].value:+.1f}%" if table[peer][0].value is not None else table[peer][0].word for peer in PEERS]
+            rows.append([metric.label, *(f"**{cell}**" if cell.startswith("-") else cell for cell in cells)])
     return rows
 
 
