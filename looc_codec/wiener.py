@@ -39,6 +39,8 @@ STEP_LOG2 = {"luma": -4, "luma difference": -2, "chroma": -2, "chroma difference
 against steps from the energies themselves; one step for all taps costs 0.08 points."""
 EXPONENTS = 16
 TAP_LIMIT = 127
+STRIP_ROWS = 32
+"""Rows whose features are made at a time: those of 32 rows of 768 pixels stay in a core's caches."""
 _MALFORMED = "the .looc file is malformed: its filter is not one that looc writes; get a fresh copy"
 _FIRST_EXPONENT = 6
 _SIDE_BITS = 16
@@ -105,7 +107,7 @@ class Wiener:
         side = 2 * REACH + 1
         axes = torch.tensor(COLOUR_AXES, dtype=torch.float64)
         weight, constant = torch.zeros(AXES, AXES, side, side, dtype=torch.float64), torch.zeros(AXES, dtype=torch.float64)
-        maps = _feature_kernels().double()
+        maps = window_maps()
         for index, (tap, feature, step) in enumerate(zip(self.taps, FEATURES, STEPS_LOG2, strict=True)):
             value = tap * 2.0 ** (step - self.exponent)
             axis = index // AXIS_TAPS
@@ -145,18 +147,36 @@ def framed_pixels(pixels: Tensor, context: tuple[int, int, int, int]) -> Tensor:
     return F.pad(pixels[None], [0 if side else REACH for side in (left, right, top, bottom)], mode="replicate")[0]
 
 
-@functools.lru_cache(maxsize=1)
-def _feature_kernels() -> Tensor:
-    """The windows of the nine features of an axis `(9, 5, 5)` float32."""
-    with torch.inference_mode(False):
-        kernels = torch.zeros(len(WINDOW), 2 * REACH + 1, 2 * REACH + 1)
-        for index, (rows, columns) in enumerate(WINDOW):
-            for row in {-rows, rows}:
-                for column in {-columns, columns}:
-                    kernels[index, REACH + row, REACH + column] = 1
-            if index:
-                kernels[index, REACH, REACH] = -kernels[index].sum()
-        return kernels
+def window_maps() -> Tensor:
+    """The windows of the nine features of an axis `(9, 5, 5)` float64."""
+    maps = torch.zeros(len(WINDOW), 2 * REACH + 1, 2 * REACH + 1, dtype=torch.float64)
+    for index, (rows, columns) in enumerate(WINDOW):
+        for row in {-rows, rows}:
+            for column in {-columns, columns}:
+                maps[index, REACH + row, REACH + column] = 1
+        if index:
+            maps[index, REACH, REACH] = -maps[index].sum()
+    return maps
+
+
+def features_of(values: Tensor) -> Tensor:
+    """The 28 features of each pixel: values along the axes `(3, h + 4, w + 4)` float32 → `(28, h * w)`. As sums of shifted rows and columns, which take
+    a fifth of the time of a convolution."""
+    height, width = values.shape[1] - 2 * REACH, values.shape[2] - 2 * REACH
+    features = values.new_ones(CONSTANT + 1, height, width)
+    maps = features[:CONSTANT].view(AXES, len(WINDOW), height, width)
+    # Along the rows first: the pixel itself, and the sums of the two that are one and two columns away.
+    columns = [values[:, :, REACH:-REACH]] + [values[:, :, REACH - far : REACH - far + width] + values[:, :, REACH + far : REACH + far + width] for far in (1, 2)]
+    own = columns[0][:, REACH:-REACH]
+    for index, (rows, across) in enumerate(WINDOW):
+        source, target = columns[across], maps[:, index]
+        if rows == 0:
+            target.copy_(source[:, REACH:-REACH])
+        else:
+            torch.add(source[:, REACH - rows : REACH - rows + height], source[:, REACH + rows : REACH + rows + height], out=target)
+        if index:
+            target.sub_(own, alpha=(1 + (rows > 0)) * (1 + (across > 0)))
+    return features.flatten(1)
 
 
 class Statistics:
@@ -174,15 +194,14 @@ class Statistics:
         axes = torch.tensor(COLOUR_AXES, device=decoded.device)
         height, width = original.shape[1:]
         framed = framed_pixels(decoded, context)[:, : height + 2 * REACH, : width + 2 * REACH]
-        inner = framed[:, REACH:-REACH, REACH:-REACH]
-        error = torch.einsum("ci,iyx->cyx", axes, original - inner).flatten(1)
-        values = torch.einsum("ci,iyx->cyx", axes, framed - GREY_CENTRE)
-        with without_tf32():
-            maps = F.conv2d(values[:, None], _feature_kernels().to(decoded.device)[:, None])
-        features = torch.cat([maps.reshape(CONSTANT, -1), torch.ones(1, error.shape[1], device=decoded.device)])
-        self.products += (features @ features.T).double().cpu().numpy()
-        self.errors += (features @ error.T).double().cpu().numpy()
-        self.pixels += error.shape[1]
+        for top in range(0, height, STRIP_ROWS):
+            bottom = min(top + STRIP_ROWS, height)
+            strip = framed[:, top : bottom + 2 * REACH]
+            error = torch.einsum("ci,iyx->cyx", axes, original[:, top:bottom] - strip[:, REACH:-REACH, REACH:-REACH]).flatten(1)
+            features = features_of(torch.einsum("ci,iyx->cyx", axes, strip - GREY_CENTRE))
+            self.products += (features @ features.T).double().cpu().numpy()
+            self.errors += (features @ error.T).double().cpu().numpy()
+        self.pixels += height * width
 
     def fit(self, bits_per_error: float) -> tuple[Wiener | None, float]:
         """The filter that saves the most, and by how much it lowers the sum of squared errors over the pixels taken in; None and 0 where none pays.

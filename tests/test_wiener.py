@@ -186,3 +186,11 @@ def test_a_target_psnr_counts_the_filter(tiny_model):
     trial = rate_control.compress_to_psnr(picture, 24.0, model=tiny_model)
     assert container.unpack(trial.data).filter
     assert trial.psnr_db == psnr_db(picture.rgb, codec.decompress_picture(trial.data, model=tiny_model).rgb) >= 24.0
+
+
+def test_features_are_those_of_their_windows():
+    values = torch.randn(3, 21, 17, generator=torch.Generator().manual_seed(2))
+    features = wiener.features_of(values)
+    windows = torch.nn.functional.conv2d(values[:, None].double(), wiener.window_maps()[:, None]).reshape(27, -1)
+    torch.testing.assert_close(features[:27].double(), windows, rtol=0, atol=1e-5)
+    assert bool((features[27] == 1).all())
