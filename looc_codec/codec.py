@@ -34,7 +34,7 @@ DEFAULT_MODEL = "photo"
 DEFAULT_QUALITY = 50
 EFFORT_ROUNDS = (0, 1, 3, 8)
 """Rounds of refinement of each effort; docs/EXPERIMENTS.md, section 4, has what they gain and cost."""
-ANALYSIS_SHARE, FILTER_SHARE, LATENT_SHARE, ROUND_COST = 0.5, 0.1, 0.25, 7
+ANALYSIS_SHARE, FILTER_SHARE, LATENT_SHARE, ROUND_COST = 0.25, 0.4, 0.25, 2
 """For progress: the analysis's share of the time of compressing without effort, the filter's of the rest, that of the codes in decompressing, and what a
 round of effort takes in times of compressing without it."""
 TILE_POSITIONS = 64

@@ -47,7 +47,7 @@ _SIDE_BITS = 16
 """What announcing a filter costs: its length and, in most files, the flags."""
 
 
-def _taps() -> tuple[tuple[int, ...], tuple[float, ...]]:
+def _taps() -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The feature of each tap, axis by axis, and the logarithm of its step: of the axis itself, of the other two, the constant."""
     features, steps = [], []
     for axis in range(AXES):
@@ -124,7 +124,7 @@ class Wiener:
     def apply(self, pixels: Tensor, context: tuple[int, int, int, int]) -> Tensor:
         """Decoded pixels `(3, H, W)` float32 of 0..255 with so many pixels of context at top, bottom, left and right → filtered ones without the context.
 
-        A side has no context, where the picture ends, and its last pixels are repeated, or at least two pixels.
+        A side has at least two pixels of context, or none where the picture ends: there its last pixels are repeated.
         """
         weight, bias = (value.to(pixels.device) for value in self.kernel)
         framed = framed_pixels(pixels, context)[None]
@@ -133,8 +133,13 @@ class Wiener:
             return F.conv2d(framed.contiguous(memory_format=torch.channels_last), weight, bias)[0]
 
 
+def _number(tap: int) -> int:
+    """Taps 0, 1, -1, 2, -2, ... as 1, 2, 3, 4, 5, ..."""
+    return 2 * tap if tap > 0 else 1 - 2 * tap
+
+
 def _golomb(tap: int) -> str:
-    number = 2 * tap if tap > 0 else 1 - 2 * tap
+    number = _number(tap)
     return "0" * (number.bit_length() - 1) + f"{number:b}"
 
 
@@ -241,7 +246,7 @@ class Statistics:
 
 
 def _tap_bits(tap: int) -> int:
-    return 2 * (2 * tap if tap > 0 else 1 - 2 * tap).bit_length() - 1
+    return 2 * _number(tap).bit_length() - 1
 
 
 def _descend(products: np.ndarray, errors: np.ndarray, bits_per_error: float, sweeps: int = 8) -> tuple[list[int], float]:
