@@ -377,6 +377,17 @@ def test_help_loads_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_the_head_of_the_page_compares_with_other_codecs_only():
+    from looc_codec.report import page
+
+    names, rates = ["looc", "looc-effort3", "jpeg"], (1.0, 0.9, 2.0)
+    points = [tuple(summary.CurvePoint(q, rate * bpp, 30 + 3 * q) for q, bpp in enumerate((0.1, 0.2, 0.4))) for rate in rates]
+    shown = summary.Summary(names, dict(zip(names, names, strict=True)), ["a"], [], ["psnr"])
+    shown.curves["psnr_db"] = {name: summary.Curve(name, name, curve) for name, curve in zip(names, points, strict=True)}
+    assert page.verdicts(shown) == ["50% fewer bits than jpeg at equal PSNR"]
+    assert summary.bd_table(shown, "psnr_db")["looc-effort3"]["looc"][0].value == pytest.approx(-10.0)
+
+
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 

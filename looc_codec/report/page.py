@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from looc_codec.report import plots
+from looc_codec.report.codecs import effort_of
 from looc_codec.report.equal_bytes import CROP, Contest, window
 from looc_codec.report.results import Results
 from looc_codec.report.summary import Summary, bd_table, failure_sentence, picture_gains, tables
@@ -57,12 +58,12 @@ def render_page(summary: Summary, results: Results, contests: Sequence[Contest],
 
 
 def verdicts(summary: Summary) -> list[str]:
-    """What the PSNR curves say of looc, one sentence for each other codec."""
+    """What the PSNR curves say of looc, one sentence for each other codec; its own efforts are left to the tables."""
     if "looc" not in summary.curves.get("psnr_db", {}):
         return []
     sentences = []
     for anchor, (rate, _) in bd_table(summary, "psnr_db")["looc"].items():
-        if anchor not in summary.labels:
+        if anchor not in summary.labels or effort_of(anchor) > 0:
             continue
         label = summary.labels[anchor]
         if rate.value is None:
