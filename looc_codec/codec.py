@@ -248,10 +248,10 @@ def decode_latent(
         if step.segment >= len(decoders):
             return mean.clamp(-LATENT_LIMIT, LATENT_LIMIT)
 
-        def read(table_rows: Tensor) -> Tensor:
-            symbols = decoders[step.segment].read(table_rows.numpy())
+        def read(table_rows: np.ndarray) -> np.ndarray:
+            symbols = decoders[step.segment].read(table_rows)
             checksum.update(step.segment, symbols)
-            return torch.from_numpy(symbols).long()
+            return symbols
 
         return (mean + book.value(book.read(rows, read), rows)).clamp(-LATENT_LIMIT, LATENT_LIMIT)
 

@@ -16,7 +16,7 @@ _LIMITS = {
     "version": (0, 2**31), "channels": (1, 768), "codevector_dim": (1, 16), "codebook_size": (16, 32767), "groups": (1, 768),
     "prior_width": (1, 512), "prior_depth": (0, 8), "scale_classes": (1, 256),
     "ratio_classes": (1, 63), "analysis_widths": (1, 1024), "analysis_blocks": (0, 32), "synthesis_widths": (1, 1024),
-    "synthesis_blocks": (0, 32), "quality_anchors": (2, 100),
+    "synthesis_blocks": (0, 32), "quality_anchors": (2, 100), "trellis_states": (1, 8),
 }  # fmt: skip
 """Smallest and largest value of every whole number: a weights file from anywhere must not make looc build a network of any size.
 768 channels are all that 16x16 pixels of three colours have."""
@@ -32,7 +32,8 @@ class LoocConfig:
     """Sizes of a LooC-VAE in codec mode (names follow the LooC paper where it has one).
 
     `channels` is d, `codevector_dim` d*, `codebook_size` K; a position has m = d / d* units. All widths are
-    channel counts; `*_blocks` count residual blocks at 1/16, 1/8 and 1/4 of the picture's resolution.
+    channel counts; `*_blocks` count residual blocks at 1/16, 1/8 and 1/4 of the picture's resolution. `trellis_states` is 8, or 1 where
+    every unit is quantised by itself.
     """
 
     name: str = "photo"
@@ -45,6 +46,7 @@ class LoocConfig:
     prior_depth: int = 2
     scale_classes: int = 48
     ratio_classes: int = 9
+    trellis_states: int = 8
     analysis_widths: tuple[int, int] = (240, 112)
     analysis_blocks: tuple[int, int] = (4, 3)
     synthesis_widths: tuple[int, int, int] = (320, 160, 96)
@@ -65,8 +67,12 @@ class LoocConfig:
             problems.append("ratio_classes above 1 need codevector_dim 2")
         if self.ratio_classes % 2 == 0:
             problems.append("ratio_classes must be odd")
-        # Every row of codes may have one of first digits beside it, and two rows serve escaped units.
-        entries = (2 * self.classes + 2) * (self.codebook_size + 1)
+        if self.trellis_states not in (1, 8):
+            problems.append("trellis_states must be 1 or 8")
+        if self.trellis_states > 1 and (self.codevector_dim > 2 or self.codebook_size % 2):
+            problems.append("a trellis needs codevector_dim 1 or 2 and an even codebook_size")
+        # Every row of codes may have one of set 1 and one of first digits beside it, and two rows serve escaped units.
+        entries = ((3 if self.trellis_states > 1 else 2) * self.classes + 2) * (self.codebook_size + 1)
         if entries > _MAX_TABLE_ENTRIES:
             problems.append(f"its tables could have {entries} entries, more than {_MAX_TABLE_ENTRIES}")
         if problems:
@@ -113,6 +119,8 @@ class LoocConfig:
         if not isinstance(values, dict) or set(values) - set(fields):
             unknown = sorted(set(values) - set(fields)) if isinstance(values, dict) else values
             raise ModelError(f"the model configuration has unknown fields {unknown}; a newer looc may be needed")
+        # Weights files older than the trellis do not name it.
+        values = {"trellis_states": 1} | values
         try:
             return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
         except TypeError as error:

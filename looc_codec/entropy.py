@@ -35,12 +35,13 @@ class TableBank:
 
 def runs_by_row(rows: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
     """Stable order of `rows` `(n,)` and the runs `(row, start, end)` of equal rows in it."""
+    if not len(rows):
+        return np.zeros(0, np.int64), []
     # numpy sorts 16-bit numbers by radix, several times faster than wider ones.
-    order = np.argsort(rows.astype(np.uint16) if len(rows) and rows.max() < 2**16 else rows, kind="stable")
+    order = (rows.astype(np.uint16) if rows.dtype != np.uint16 and rows.max() < 2**16 else rows).argsort(kind="stable")
     ordered = rows[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(rows) else np.zeros(0, np.int64)
-    ends = np.concatenate([starts[1:], [len(rows)]]).astype(np.int64)
-    return order, [(int(ordered[start]), int(start), int(end)) for start, end in zip(starts, ends, strict=False)]
+    starts = [0, *((ordered[1:] != ordered[:-1]).nonzero()[0] + 1).tolist()]
+    return order, list(zip(ordered[starts].tolist(), starts, [*starts[1:], len(rows)], strict=True))
 
 
 class SegmentEncoder:
@@ -54,8 +55,9 @@ class SegmentEncoder:
         """Codes `symbols` `(n,)`, each with the table of its row `(n,)`, grouped by row in ascending order."""
         order, runs = runs_by_row(rows)
         ordered = np.ascontiguousarray(symbols[order], dtype=np.int32)
+        encode, model = self.coder.encode, self.bank.model
         for row, start, end in runs:
-            self.coder.encode(ordered[start:end], self.bank.model(row))
+            encode(ordered[start:end], model(row))
 
     def finish(self) -> bytes:
         """The segment: big-endian 32-bit words without trailing zero bytes, which the decoder supplies."""
@@ -79,9 +81,10 @@ class SegmentDecoder:
         """Symbols `(n,)` int32, one for each row `(n,)`; FormatError when the data cannot have been encoded so."""
         order, runs = runs_by_row(rows)
         symbols = np.empty(len(rows), np.int32)
+        decode, model = self.coder.decode, self.bank.model
         try:
-            for row, start, end in runs:
-                symbols[order[start:end]] = self.coder.decode(self.bank.model(row), end - start)
+            if runs:
+                symbols[order] = np.concatenate([decode(model(row), end - start) for row, start, end in runs])
         except (AssertionError, ValueError) as error:
             raise FormatError("the coded data is damaged and cannot be decoded; get the file again") from error
         return symbols

@@ -77,6 +77,8 @@ def fingerprint_of(config: LoocConfig, core: dict[str, Tensor]) -> bytes:
     """8 bytes that name the decoding behaviour: sizes of the grid and prior, and every format-critical integer."""
     sizes = ("channels", "codevector_dim", "codebook_size", "groups",
              "prior_width", "prior_depth", "scale_classes", "ratio_classes")
+    if config.trellis_states > 1:
+        sizes += ("trellis_states",)
     digest = hashlib.sha256(json.dumps({key: getattr(config, key) for key in sizes}, sort_keys=True).encode())
     for name in sorted(core):
         tensor = core[name].contiguous()

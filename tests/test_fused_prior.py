@@ -25,7 +25,7 @@ def case(request, monkeypatch):
     # The same noise for both, whatever the order in which they draw it.
     monkeypatch.setattr(torch, "rand_like", lambda x, **options: torch.full_like(x, 0.3))
     torch.manual_seed(0)
-    model = LoocModel(tiny_config(groups=(8, 10, 6), prior_depth=2, ratio_classes=5)).to(DEVICE)
+    model = LoocModel(tiny_config(groups=(8, 10, 6), prior_depth=2, ratio_classes=5, trellis_states=1)).to(DEVICE)
     for name, parameter in model.prior.named_parameters():
         if name.endswith("table") or "neighbours" in name or name.endswith("bias"):
             torch.nn.init.uniform_(parameter, -0.3, 0.5)

@@ -19,7 +19,7 @@ LAGRANGIAN = 0.1
 def fitter():
     """A book with several digit factors and uneven tables."""
     torch.manual_seed(0)
-    fitter = CodeFitter(LoocModel(tiny_config(ratio_classes=5)))
+    fitter = CodeFitter(LoocModel(tiny_config(ratio_classes=5, trellis_states=1)))
     fitter.start()
     book: SharedCodebook = fitter.book
     book.set_tables(fitter.gaussian * torch.rand(fitter.gaussian.shape).clamp_min(0.05))
@@ -54,7 +54,7 @@ def test_all_at_once_is_the_choice_unit_by_unit_without_its_short_cut(fitter):
     same = (book.value(one, rows) == book.value_all(every, rows)).all(1)
     # `pick` keeps a code that is nearest to its cell and its row's cheapest, which a neighbour in the cell may beat.
     assert same.float().mean() > 0.95
-    kept = type(every)(every.first, every.second, every.coarse[escaped], every.fine[escaped])
+    kept = type(every)(every.first, every.second, every.coarse[escaped], every.fine[escaped], every.sets)
     assert torch.equal(book.value(kept, rows), book.value_all(every, rows))
     direct = (every.first < 0) & (one.first < 0)
     assert (cost(book, units, kept, rows)[direct] <= cost(book, units, one, rows)[direct] + 1e-4).all()

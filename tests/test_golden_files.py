@@ -20,7 +20,15 @@ from looc_codec.metrics import psnr_db
 from looc_codec.model import load_model, save_model
 
 GOLDEN = Path(__file__).parent / "golden"
-CASES = {"v1-70x50-q15": (70, 50, 15), "v1-70x50-q90": (70, 50, 90), "v1-1x1-q50": (1, 1, 50), "v1-33x130-q60": (33, 130, 60), "v1-150x101-q60-filter": (150, 101, 60)}
+CASES = {
+    "v1-70x50-q15": (70, 50, 15), "v1-70x50-q90": (70, 50, 90), "v1-1x1-q50": (1, 1, 50), "v1-33x130-q60": (33, 130, 60), "v1-150x101-q60-filter": (150, 101, 60),
+    "v1-70x50-q90-trellis": (70, 50, 90), "v1-300x200-q60-trellis": (300, 200, 60),
+}  # fmt: skip
+MODELS = {"looc-golden": {"trellis_states": 1}, "looc-golden-trellis": {"trellis_states": 8}}
+
+
+def model_name(case: str) -> str:
+    return "looc-golden-trellis" if case.endswith("trellis") else "looc-golden"
 
 
 def codes_of(data: bytes, model) -> str:
@@ -31,22 +39,25 @@ def codes_of(data: bytes, model) -> str:
 
 @pytest.fixture(scope="module")
 def golden(request):
+    """The stored models by name, and the digest of each file's codes."""
     if request.config.getoption("--regenerate-golden"):
         GOLDEN.mkdir(exist_ok=True)
-        save_model(build_tiny_model(), GOLDEN / "looc-golden.safetensors")
-        model = load_model(GOLDEN / "looc-golden.safetensors")
+        for name, changes in MODELS.items():
+            save_model(build_tiny_model(**changes), GOLDEN / f"{name}.safetensors")
         expected = {}
         for name, (width, height, quality) in CASES.items():
+            model = load_model(GOLDEN / f"{model_name(name)}.safetensors")
             data = codec.compress(photo(width, height), quality=quality, model=model)
             (GOLDEN / f"{name}.looc").write_bytes(data)
             expected[name] = codes_of(data, model)
         (GOLDEN / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
-    return load_model(GOLDEN / "looc-golden.safetensors"), json.loads((GOLDEN / "expected.json").read_text())
+    return {name: load_model(GOLDEN / f"{name}.safetensors") for name in MODELS}, json.loads((GOLDEN / "expected.json").read_text())
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_stored_file_decodes_to_the_stored_codes(golden, name):
-    model, expected = golden
+    models, expected = golden
+    model = models[model_name(name)]
     data = (GOLDEN / f"{name}.looc").read_bytes()
     assert codes_of(data, model) == expected[name]
     width, height, _ = CASES[name]
@@ -56,7 +67,7 @@ def test_stored_file_decodes_to_the_stored_codes(golden, name):
 
 def test_the_stored_filter_still_brings_the_picture_closer(golden):
     """By 1.3 dB when it was written."""
-    model, _ = golden
+    model = golden[0]["looc-golden"]
     file = container.unpack((GOLDEN / "v1-150x101-q60-filter.looc").read_bytes())
     pictures = (np.asarray(codec.decompress(container.pack(each), model=model)) for each in (file, dataclasses.replace(file, filter=b"")))
     filtered, bare = (psnr_db(photo(150, 101), picture) for picture in pictures)
@@ -64,6 +75,6 @@ def test_the_stored_filter_still_brings_the_picture_closer(golden):
 
 
 def test_stored_pictures_still_look_like_the_original(golden):
-    model, _ = golden
+    model = golden[0]["looc-golden"]
     back = codec.decompress((GOLDEN / "v1-70x50-q90.looc").read_bytes(), model=model)
     assert psnr_db(photo(70, 50), np.asarray(back)) > 15

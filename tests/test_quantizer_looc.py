@@ -357,7 +357,7 @@ def test_training_lowers_the_loss_and_uses_the_whole_codebook(gradient):
 @pytest.mark.parametrize("dim", [2, 4])
 def test_codec_mode_with_a_uniform_prior_is_this_quantizer(dim):
     """With mean 0, equal tables and one digit, `SharedCodebook` picks the codes of LooC with match l2 and beta 1."""
-    book = SharedCodebook(tiny_config(codevector_dim=dim, ratio_classes=5 if dim == 2 else 1))
+    book = SharedCodebook(tiny_config(codevector_dim=dim, ratio_classes=5 if dim == 2 else 1, trellis_states=1))
     quantizer = LooCQuantizer(24, dim, len(book.codevectors), match="l2").eval()
     quantizer.codebook.set_codevectors(book.codevectors / FIXED_ONE)
     residual = latent(2, 24, 9, 11)

@@ -29,7 +29,7 @@ def with_book(model, dim: int, size: int, store, batches: int):
 
     # The new name makes it another model, also where the book's sizes are the same.
     ratios = model.config.ratio_classes if dim == 2 else 1
-    other = grown(model, dataclasses.replace(model.config, name="codebook search", codevector_dim=dim, codebook_size=size, ratio_classes=ratios))
+    other = grown(model, dataclasses.replace(model.config, name="codebook search", codevector_dim=dim, codebook_size=size, ratio_classes=ratios, trellis_states=1))
     fit_codes(other, store, "cpu", lambda kind, row: None, batches=batches)
     other.freeze_core()
     return other.eval().requires_grad_(False)

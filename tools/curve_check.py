@@ -31,7 +31,9 @@ def code(rgb, quality: int, model, used: torch.Tensor) -> tuple[float, float, fl
         pairs = symbols(book, digits, rows)
         for picked, table_rows in pairs:
             promised[0] += float(book.bits[table_rows, picked].double().sum())
-            used.add_(torch.bincount(picked, minlength=len(used))[: len(used)])
+            shifted = (table_rows >= book.fine_rows) & (table_rows < book.fine_rows + int(book.live.sum()))
+            codevectors = (picked + book.size * shifted)[picked < book.size]
+            used.add_(torch.bincount(codevectors, minlength=len(used)))
         return pairs
 
     book.symbols = watched
@@ -64,7 +66,7 @@ def main() -> None:
     paths = sorted(arguments.images.glob("*.png"))[: arguments.limit]
     if not paths:
         parser.error("give a folder of .png files")
-    used = torch.zeros(len(model.codebook.steps), dtype=torch.int64)
+    used = torch.zeros(len(model.codebook.codevectors), dtype=torch.int64)
     qualities = list(range(1, 101, arguments.step))
     curves: dict[str, list[tuple[float, float]]] = {}
     worst, real_total, promised_total = 0.0, 0.0, 0.0

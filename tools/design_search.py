@@ -52,7 +52,7 @@ STEPS = 160
 """Of each half of a run."""
 BASE = LoocConfig(
     name="design search", channels=128, groups=(16, 48, 64), prior_width=48, prior_depth=1, ratio_classes=5, analysis_widths=(64, 32),
-    analysis_blocks=(1, 1), synthesis_widths=(96, 48, 32), synthesis_blocks=(2, 1, 1),
+    analysis_blocks=(1, 1), synthesis_widths=(96, 48, 32), synthesis_blocks=(2, 1, 1), trellis_states=1,
 )  # fmt: skip
 OPTIONS = TrainOptions(minutes=None, steps=STEPS, batch=8, crop=128, warmup_steps=30)
 PRIOR_ONLY_SHARE = 0.16

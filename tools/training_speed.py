@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from looc_codec.data import PictureStore, load_pictures
 from looc_codec.training.loop import Trainer, TrainOptions, has_fast_bf16
+from looc_codec.training.codes import untrellised  # noqa: E402
 from looc_codec.training.run import fit_codes, model_of
 
 VARIANTS = {
@@ -37,7 +38,7 @@ def synchronise(device: str) -> None:
 def measure(store: PictureStore, init: Path, options: TrainOptions, device: str, steps: int, profile: Path | None) -> dict:
     torch.manual_seed(0)
     model = model_of(init).to(device)
-    codes = fit_codes(model, store, device, lambda kind, row: None, batches=6, rounds=2)
+    codes = fit_codes(model, store, device, lambda kind, row: None, book=untrellised(model.config), batches=6, rounds=2)
     trainer = Trainer(model, store, options, device, codes)
     start = time.perf_counter()
     for _ in range(TRIAL_STEPS):

@@ -16,9 +16,9 @@ from looc_codec.data import PictureStore, load_pictures
 from looc_codec.datasets import training_pictures
 from looc_codec.errors import ImageError, ModelError
 from looc_codec.model import LoocModel, load_model, save_model
-from looc_codec.quantizers.codebook import ENCODER_LAMBDA
+from looc_codec.quantizers.codebook import ENCODER_LAMBDA, HIGH_RATE_LAMBDA, SharedCodebook
 from looc_codec.training.checkpoint import load_checkpoint, read_meta
-from looc_codec.training.codes import CodeFitter
+from looc_codec.training.codes import CodeFitter, untrellised
 from looc_codec.training.grow import grown
 from looc_codec.training.loop import Trainer, TrainOptions, measured_channel_order, start_scales_from_data
 from looc_codec.training.parallel import Processes, join, leave
@@ -92,9 +92,16 @@ def model_of(path: Path) -> LoocModel:
     return model
 
 
-def fit_codes(model: LoocModel, store: PictureStore, device: str, report: Report, processes: Processes = Processes(), *, batches: int = FIT_BATCHES, crop: int = 192, rounds: int = 6, more: int = 0) -> CodeFitter:
-    """Fits the shared codebook and tables to a model: plain rounding first, then its own codes, then counts of `more` batches."""
-    fitter = CodeFitter(model, device, processes=processes)
+def fit_codes(
+    model: LoocModel, store: PictureStore, device: str, report: Report, processes: Processes = Processes(), *, book: SharedCodebook | None = None, batches: int = FIT_BATCHES,
+    crop: int = 192, rounds: int = 6, more: int = 0,
+) -> CodeFitter:  # fmt: skip
+    """Fits the shared codebook, the model's own by default, and its tables to a model: plain rounding first, then its own codes, then counts of `more` batches.
+
+    In a trellis codes are chosen with the encoder's weight of bits, since what is chosen decides which states the tables see.
+    """
+    book = model.codebook if book is None else book
+    fitter = CodeFitter(model, device, ENCODER_LAMBDA if book.trellis else HIGH_RATE_LAMBDA, processes=processes, book=book)
     generator = torch.Generator(device).manual_seed(3)
     crop = min(crop, store.smallest // 16 * 16)
     for number, part in enumerate((batches // 3, batches)):
@@ -180,7 +187,9 @@ def train_stage(request: RunRequest, report: Report, processes: Processes) -> bo
         codes = CodeFitter(model, request.device, ENCODER_LAMBDA)
         model.codebook.to_device(request.device)
     elif request.options.stage == "codes":
-        codes = CodeFitter(model, request.device, processes=processes) if meta is not None else fit_codes(model, store, request.device, report, processes, batches=START_BATCHES)
+        book = untrellised(model.config)
+        codes = (CodeFitter(model, request.device, processes=processes, book=book) if meta is not None
+                 else fit_codes(model, store, request.device, report, processes, book=book, batches=START_BATCHES))
     trainer = Trainer(model, store, request.options, request.device, codes, processes, held_out)
     if meta is not None:
         trainer.resume(checkpoint, meta)
