@@ -18,8 +18,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from looc_codec.data import PictureStore, load_pictures
+from looc_codec.training.codes import untrellised
 from looc_codec.training.loop import Trainer, TrainOptions, has_fast_bf16
-from looc_codec.training.codes import untrellised  # noqa: E402
 from looc_codec.training.run import fit_codes, model_of
 
 VARIANTS = {
