@@ -454,7 +454,7 @@ class SharedCodebook(nn.Module):
             raise ModelError("the weights file holds other codebook tensors than this looc knows")
         codevectors, frequencies = tensors["codevectors"].to(torch.int32), unpack_frequencies(tensors["frequencies"], 2**TABLE_BITS)
         factors, live = tensors["digit_factor"].to(torch.int32), tensors.get("live")
-        if live is not None and (len(live) != len(factors) or int(live.max()) > 1):
+        if live is not None and (len(live) != len(factors) or (live > 1).any()):
             raise ModelError("the weights file holds an illegal codebook or table bank")
         self.set_classes(factors, live)
         config = self.config
