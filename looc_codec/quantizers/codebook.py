@@ -9,7 +9,7 @@ G fixed by the row. That is residual quantisation with one book, to a depth that
 the points that an integer lattice has in a cell of G Z² belong to that cell alone, while with G = 2 three points of four
 lie on a border and can be written in two ways or four.
 
-In a trellis (quantizers/trellis.py) a live unit's last digit is of set 0, the codebook, or of set 1, its codevectors half a step nearer
+In a trellis (quantizers/trellis.py) a live unit's last digit is of set 0, the codebook, or of set 1, its codevectors half a spacing nearer
 to zero. Rows so narrow that their units are nearly always zero are not live: a path through them would only be in the wrong state.
 
 A unit that its row did not expect so far out is escaped: the symbol K says that two digits with G = 32 follow. Without

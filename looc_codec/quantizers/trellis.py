@@ -1,6 +1,6 @@
 """Trellis-coded quantisation: which of two half-shifted codebooks a unit takes follows from the codes before it.
 
-A unit's quantiser is set 0, the codebook itself, or set 1, its codevectors moved half a step towards zero. A state machine of eight states decides:
+A unit's quantiser is set 0, the codebook itself, or set 1, its codevectors moved half a spacing towards zero. A state machine of eight states decides:
 odd states take set 1, and the lowest bit of a code's index, its parity, leads to the next state. All that a path of units can stand for is
 twice as dense as one codebook, while each code is one of K as before; the encoder finds the best path by the Viterbi algorithm (Viterbi 1967). Marcellin and Fischer (1990)
 found the gain, Fischer and Wang (1992) with entropy coding; VVC has it as dependent quantisation (Schwarz et al. 2019), whose states these are.

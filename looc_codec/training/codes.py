@@ -65,7 +65,7 @@ class CodeFitter:
     """Shared codebook of a model in training: quantiser for the forward pass, running counts and centroids.
 
     `book` is the model's own by default. Training steps take one without a trellis (`untrellised`): a path's choices come one after the other, which no step
-    has time for, and for transforms and prior the two differ by little more than an eighth of the error's variance.
+    has time for. What rounding adds to the error of a picture follows the latent's in both (docs/EXPERIMENTS.md, section 16).
     """
 
     def __init__(self, model: LoocModel, device: str = "cpu", lagrangian: float = HIGH_RATE_LAMBDA, processes: Processes = Processes(),
@@ -74,6 +74,8 @@ class CodeFitter:
         self.config = model.config
         self.book = model.codebook if book is None else book
         self.observed = 0
+        self.positions = 0
+        """Positions of a gathered picture."""
         self.counts = self.sums = self.totals = None
         self.bits_per_unit = math.nan
 
