@@ -199,9 +199,9 @@ def encode_latent(latent: Tensor, quality: int, model: LoocModel, *, lagrangian:
     def code(step: CodingStep, rows: Tensor, mean: Tensor) -> Tensor:
         target = step.units(flat, config.codevector_dim) * LATENT_ONE
         digits = book.pick(target - mean, rows, lagrangian)
-        for symbols, table_rows in book.symbols(digits, rows):
-            encoders[step.segment].append(symbols.numpy(), table_rows.numpy())
-            checksum.update(step.segment, symbols.numpy())
+        symbols, table_rows, counts = book.symbols(digits, rows)
+        encoders[step.segment].append(symbols.numpy(), table_rows.numpy(), counts)
+        checksum.update(step.segment, symbols.numpy())
         return (mean + book.value(digits, rows)).clamp(-LATENT_LIMIT, LATENT_LIMIT)
 
     latent_hat = model.prior.traverse(height, width, quality, code)
@@ -247,13 +247,9 @@ def decode_latent(
     def code(step: CodingStep, rows: Tensor, mean: Tensor) -> Tensor:
         if step.segment >= len(decoders):
             return mean.clamp(-LATENT_LIMIT, LATENT_LIMIT)
-
-        def read(table_rows: np.ndarray) -> np.ndarray:
-            symbols = decoders[step.segment].read(table_rows)
-            checksum.update(step.segment, symbols)
-            return symbols
-
-        return (mean + book.value(book.read(rows, read), rows)).clamp(-LATENT_LIMIT, LATENT_LIMIT)
+        digits = book.read(rows, decoders[step.segment])
+        checksum.update(step.segment, book.symbols(digits, rows)[0].numpy())
+        return (mean + book.value(digits, rows)).clamp(-LATENT_LIMIT, LATENT_LIMIT)
 
     latent_hat = model.prior.traverse(height, width, quality, code)
     for decoder in decoders:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from looc_codec.entropy import CodeChecksum, SegmentDecoder, SegmentEncoder, TableBank, runs_by_row
+from looc_codec.entropy import CodeChecksum, SegmentDecoder, SegmentEncoder, TableBank, runs_of, sorted_by
 from looc_codec.errors import FormatError
 
 
@@ -61,16 +61,38 @@ def test_nothing_codes_to_nothing():
 
 
 def test_runs_are_in_ascending_row_order_and_stable():
-    order, runs = runs_by_row(np.array([3, 1, 3, 1, 0]))
+    rows = np.array([3, 1, 3, 1, 0])
+    order = sorted_by(rows)
     assert order.tolist() == [4, 1, 3, 0, 2]
-    assert runs == [(0, 0, 1), (1, 1, 3), (3, 3, 5)]
+    assert runs_of(rows[order]) == [(0, 0, 1), (1, 1, 3), (3, 3, 5)]
 
 
 def test_rows_beyond_16_bits_are_sorted_as_they_are():
     rows = np.array([65536, 3, 70000, 65535, 3, 65536])
-    order, runs = runs_by_row(rows)
+    order = sorted_by(rows)
     assert order.tolist() == [1, 4, 3, 0, 5, 2]
-    assert runs == [(3, 0, 2), (65535, 2, 3), (65536, 3, 5), (70000, 5, 6)]
+    assert runs_of(rows[order]) == [(3, 0, 2), (65535, 2, 3), (65536, 3, 5), (70000, 5, 6)]
+
+
+@given(st.lists(st.integers(0, 700), max_size=8), st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_kinds_are_coded_one_after_the_other(counts, seed):
+    """At once or each by itself; read in any order of rows or in ascending one."""
+    generator = np.random.default_rng(seed)
+    bank, _ = bank_of(6, 40)
+    symbols, rows = generator.integers(0, 40, sum(counts)), generator.integers(0, 6, sum(counts))
+    parts = list(zip(np.split(symbols, np.cumsum(counts)), np.split(rows, np.cumsum(counts)), strict=True))
+    together, apart = SegmentEncoder(bank), SegmentEncoder(bank)
+    together.append(symbols, rows, counts)
+    for part, part_rows in parts:
+        apart.append(part, part_rows)
+    data = together.finish()
+    assert data == apart.finish()
+    decoder, ascending = SegmentDecoder(bank, data), SegmentDecoder(bank, data)
+    for part, part_rows in parts:
+        assert np.array_equal(decoder.read(part_rows), part)
+        order = part_rows.argsort(kind="stable")
+        assert ascending.read_ascending(part_rows[order]) == part[order].tolist()
 
 
 def test_bits_of_the_coder_have_not_changed():

@@ -412,10 +412,10 @@ class Search:
         level, table_bits = torch.tensor([float(quality)]), 0.0
 
         class Counting(SegmentEncoder):
-            def append(self, symbols, rows) -> None:
+            def append(self, symbols, rows, counts=None) -> None:
                 nonlocal table_bits
                 table_bits += float(model.codebook.bits[rows, symbols].sum(dtype=torch.float64))
-                super().append(symbols, rows)
+                super().append(symbols, rows, counts)
 
         codec.SegmentEncoder = Counting
         pixels = torch.tensor(rgb).permute(2, 0, 1)[None].float().contiguous(memory_format=torch.channels_last)

@@ -206,7 +206,7 @@ class CodeFitter:
             else:
                 digits = book.pick(part * LATENT_ONE, part_rows, self.lagrangian, self.steps_of(len(part)) if book.trellis else None)
                 value = book.value(digits, part_rows)
-                coded = [(code, row, None) for code, row in book.symbols(digits, part_rows)]
+                coded = [(*book.symbols(digits, part_rows)[:2], None)]
                 last = digits.second + book.size * digits.sets
                 last[digits.second == book.size] = digits.fine
             for code, row, written in coded:
