@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,10 +37,14 @@ EFFORT_ROUNDS = (0, 1, 3, 8)
 ANALYSIS_SHARE, FILTER_SHARE, LATENT_SHARE, ROUND_COST = 0.25, 0.4, 0.25, 2
 """For progress: the analysis's share of the time of compressing without effort, the filter's of the rest, that of the codes in decompressing, and what a
 round of effort takes in times of compressing without it."""
+DETAIL_SHARE = 0.4
+"""That of the details, where a picture has them, of what comes after the analysis."""
 TILE_POSITIONS = 64
 """Latent positions along a tile's side (1024 pixels); bounds the memory of the transforms."""
 FIT_TILE_POSITIONS, FIT_TILES = 24, 8
 """Side of the tiles that the filter of a large picture is fitted on, and their number: 1.2 megapixels."""
+
+_OTHER_CODES = "the decoded codes do not match the checksum in the file: it is damaged, or arithmetic on this machine is not exact"
 
 
 @functools.lru_cache(maxsize=4)
@@ -118,9 +122,10 @@ def analyse(rgb: np.ndarray, quality: int, model: LoocModel, *, tile: int = TILE
 
 @torch.inference_mode()
 def synthesise(
-    latent_hat: Tensor, size: tuple[int, int], quality: int, model: LoocModel, *, wiener: Wiener | None = None, grey: bool = False, tile: int = TILE_POSITIONS
-) -> np.ndarray:
-    """Quantised latent `(d, h, w)` int32 (1/16 steps) → pixels `(H, W, 3)` uint8 of `size` (H, W), tile by tile, through the picture's filter if it has one.
+    latent_hat: Tensor, size: tuple[int, int], quality: int, model: LoocModel, *, details: Tensor | None = None, wiener: Wiener | None = None, grey: bool = False,
+    tile: int = TILE_POSITIONS,
+) -> np.ndarray:  # fmt: skip
+    """Quantised latent `(d, h, w)` int32 (1/16 steps) → pixels `(H, W, 3)` uint8 of `size` (H, W), tile by tile, with the picture's details and through its filter if it has them.
 
     With `grey` all planes are the mean of the three before rounding: 0.0-0.1 dB better than Rec. 601 weights (3
     validation pictures, 3 qualities), since the errors of the planes are alike.
@@ -129,7 +134,7 @@ def synthesise(
     rgb = np.empty((*size, 3), np.uint8)
     for top, bottom in tiles(height, tile):
         for left, right in tiles(width, tile):
-            pixels, context = synthesised_tile(latent_hat, (top, bottom, left, right), quality, model, wiener is not None)
+            pixels, context = synthesised_tile(latent_hat, (top, bottom, left, right), quality, model, wiener is not None, details)
             if wiener is not None:
                 pixels = wiener.apply(pixels, context)
             if grey:
@@ -141,7 +146,9 @@ def synthesise(
     return rgb
 
 
-def synthesised_tile(latent_hat: Tensor, tile: tuple[int, int, int, int], quality: int, model: LoocModel, context: bool) -> tuple[Tensor, tuple[int, int, int, int]]:
+def synthesised_tile(
+    latent_hat: Tensor, tile: tuple[int, int, int, int], quality: int, model: LoocModel, context: bool, details: Tensor | None = None
+) -> tuple[Tensor, tuple[int, int, int, int]]:
     """Pixels `(3, H, W)` float32 of the positions of a tile (top, bottom, left, right), on the model's device; with `context` 4 pixels more on each side
     on which the picture goes on. Those are the second result: pixels of context at top, bottom, left and right."""
     (top, bottom, left, right), (_, height, width) = tile, latent_hat.shape
@@ -151,7 +158,34 @@ def synthesised_tile(latent_hat: Tensor, tile: tuple[int, int, int, int], qualit
     margins = (top - y0, y1 - bottom, left - x0, x1 - right)
     with without_tf32():
         pixels = model.synthesis(part.contiguous(memory_format=torch.channels_last), torch.tensor([float(quality)], device=device), margins, int(context))[0]
-    return pixels, tuple(4 * (context and margin > 0) for margin in margins)
+    sides = tuple(4 * (context and margin > 0) for margin in margins)
+    if details is not None:
+        # One position more where there is context, of which the outer pixels are cut off again.
+        above, below, before, after = (int(side > 0) for side in sides)
+        own = details[:, top - above : bottom + below, left - before : right + after].to(device).float() / LATENT_ONE
+        added = model.details.synthesise(own[None], quality)[0]
+        cut = [(PATCH - side) * (side > 0) for side in sides]
+        pixels = pixels + added[:, cut[0] : added.shape[1] - cut[1], cut[2] : added.shape[2] - cut[3]]
+    return pixels, sides
+
+
+@torch.inference_mode()
+def analyse_details(latent_hat: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, *, tile: int = TILE_POSITIONS) -> Tensor:
+    """What the synthesis of a quantised latent lacks of the pixels `(H, W, 3)` uint8: details `(detail_channels, h, w)` float32 in steps."""
+    _, height, width = latent_hat.shape
+    details = torch.empty(model.config.detail_channels, height, width)
+    for top, bottom in tiles(height, tile):
+        for left, right in tiles(width, tile):
+            pixels, _ = synthesised_tile(latent_hat, (top, bottom, left, right), quality, model, context=False)
+            original = torch.from_numpy(rgb[top * PATCH : bottom * PATCH, left * PATCH : right * PATCH].copy()).permute(2, 0, 1).to(pixels)
+            # Nothing is missed beyond the ends of the picture.
+            error = torch.zeros_like(pixels)
+            shown = (slice(None), slice(original.shape[1]), slice(original.shape[2]))
+            error[shown] = original - pixels[shown]
+            with without_tf32():
+                details[:, top:bottom, left:right] = model.details.analyse(error[None], quality)[0].cpu()
+            progress.report((top * width + right * (bottom - top)) / (height * width))
+    return details
 
 
 # --- filter -----------------------------------------------------------------------------------------------------------
@@ -166,11 +200,11 @@ def fitting_tiles(height: int, width: int, tile: int = FIT_TILE_POSITIONS, count
 
 
 @torch.inference_mode()
-def fit_filter(latent_hat: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, *, grey: bool = False) -> Wiener | None:
-    """The filter that brings the synthesis of a quantised latent closest to the pixels `(H, W, 3)` uint8, if one is worth its bits."""
+def fit_filter(latent_hat: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, *, details: Tensor | None = None, grey: bool = False) -> Wiener | None:
+    """The filter that brings the synthesis of a quantised latent and details closest to the pixels `(H, W, 3)` uint8, if one is worth its bits."""
     statistics = Statistics(grey)
     for tile in fitting_tiles(*latent_hat.shape[1:]):
-        pixels, context = synthesised_tile(latent_hat, tile, quality, model, context=True)
+        pixels, context = synthesised_tile(latent_hat, tile, quality, model, True, details)
         top, bottom, left, right = (PATCH * side for side in tile)
         original = torch.from_numpy(rgb[top:bottom, left:right].copy()).permute(2, 0, 1).to(pixels)
         statistics.add(pixels, context, original)
@@ -208,20 +242,78 @@ def encode_latent(latent: Tensor, quality: int, model: LoocModel, *, lagrangian:
     return tuple(encoder.finish() for encoder in encoders), checksum.value, latent_hat
 
 
+@torch.inference_mode()
+def encode_details(latent_hat: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, *, lagrangian: float = ENCODER_LAMBDA) -> tuple[bytes, Tensor] | None:
+    """The segment of the details that a quantised latent lacks of the pixels `(H, W, 3)` uint8, and the details `(detail_channels, h, w)` int32 (1/16 steps); None
+    where they are not worth their bits."""
+    book, dim = model.codebook, model.config.codevector_dim
+    with progress.part(0, 0.7):
+        flat = analyse_details(latent_hat, rgb, quality, model).flatten(1)
+    encoder, checksum, gain = SegmentEncoder(table_bank(model)), CodeChecksum(1), 0.0
+
+    def code(step: CodingStep, rows: Tensor) -> Tensor:
+        nonlocal gain
+        target = step.units(flat, dim) * LATENT_ONE
+        digits = book.pick(target, rows, lagrangian)
+        symbols, table_rows, counts = book.symbols(digits, rows)
+        encoder.append(symbols.numpy(), table_rows.numpy(), counts)
+        checksum.update(0, symbols.numpy())
+        value = book.value(digits, rows)
+        gain += float((target.square() - (target - value).square()).sum(dtype=torch.float64))
+        return value
+
+    details = model.details.traverse(latent_hat, model.prior.companded, quality, len(model.config.groups), code)
+    segment = bytes([checksum.value & 255]) + encoder.finish()
+    worth = gain / LATENT_ONE**2 * model.config.step(quality) ** 2 * bits_per_error(quality, model.config)
+    return (segment, details) if worth > 8 * len(segment) else None
+
+
+@dataclass(frozen=True)
+class CodedPicture:
+    """What a file says of the pixels: payload segments, those of the channel groups and, if there are any, of the details; the code checksum; and the filter.
+
+    `latent_hat` `(d, h, w)` and `details` `(detail_channels, h, w)`, int32 in 1/16 steps, are what the segments stand for.
+    """
+
+    segments: tuple[bytes, ...]
+    checksum: int
+    latent_hat: Tensor
+    details: Tensor | None
+    wiener: Wiener | None
+
+    @property
+    def filter(self) -> bytes:
+        return self.wiener.to_bytes() if self.wiener else b""
+
+
 def encode_picture(
     latent: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, *, lagrangian: float = ENCODER_LAMBDA, effort: int = 0, grey: bool = False
-) -> tuple[Coded, Wiener | None]:
-    """Codes as of `encode_latent`, and the picture's filter; an effort above 0 looks for codes that serve the pixels `(H, W, 3)` uint8 better, never worse ones."""
+) -> CodedPicture:
+    """Codes as of `encode_latent`, and the picture's details and filter; an effort above 0 looks for codes that serve the pixels `(H, W, 3)` uint8 better, never worse ones.
+
+    A grey picture has no details: most of what they say is colour.
+    """
 
     def encode(target: Tensor) -> Coded:
         return encode_latent(target, quality, model, lagrangian=lagrangian)
 
-    if effort == 0:
-        with progress.part(0, 1 - FILTER_SHARE):
-            coded = encode(latent)
-        return coded, fit_filter(coded[2], rgb, quality, model, grey=grey)
-    halo = synthesis_halo(model.config.synthesis_blocks)
-    return refine(latent, rgb, quality, model, encode, rounds=EFFORT_ROUNDS[effort], halo=halo, grey=grey, lagrangian=lagrangian)
+    detailed = model.details is not None and quality >= model.config.detail_quality and not grey
+    share = DETAIL_SHARE * detailed
+    with progress.part(0, 1 - share):
+        if effort == 0:
+            with progress.part(0, 1 - FILTER_SHARE):
+                coded = encode(latent)
+            wiener = None if detailed else fit_filter(coded[2], rgb, quality, model, grey=grey)
+        else:
+            halo = synthesis_halo(model.config.synthesis_blocks)
+            coded, wiener = refine(latent, rgb, quality, model, encode, rounds=EFFORT_ROUNDS[effort], halo=halo, grey=grey, lagrangian=lagrangian)
+    segments, checksum, latent_hat = coded
+    if not detailed:
+        return CodedPicture(segments, checksum, latent_hat, None, wiener)
+    with progress.part(1 - share, 1):
+        found = encode_details(latent_hat, rgb, quality, model, lagrangian=lagrangian)
+    segment, details = ((found[0],), found[1]) if found else ((), None)
+    return CodedPicture(segments + segment, checksum, latent_hat, details, fit_filter(latent_hat, rgb, quality, model, details=details))
 
 
 @torch.inference_mode()
@@ -255,10 +347,40 @@ def decode_latent(
     for decoder in decoders:
         decoder.finish()
     if not checksum.agrees(code_checksum, len(decoders)):
-        raise FormatError(
-            "the decoded codes do not match the checksum in the file: it is damaged, or arithmetic on this machine is not exact"
-        )
+        raise FormatError(_OTHER_CODES)
     return latent_hat
+
+
+@torch.inference_mode()
+def decode_details(segment: bytes, latent_hat: Tensor, quality: int, model: LoocModel) -> Tensor:
+    """The details `(detail_channels, h, w)` int32 (1/16 steps) of a segment, given the decoded latent. Exact on every machine; FormatError for a damaged segment."""
+    book, checksum = model.codebook, CodeChecksum(1)
+    if not segment:
+        raise FormatError("the .looc file is malformed: its details are empty; get a fresh copy")
+    decoder = SegmentDecoder(table_bank(model), segment[1:])
+
+    def code(step: CodingStep, rows: Tensor) -> Tensor:
+        digits = book.read(rows, decoder)
+        checksum.update(0, book.symbols(digits, rows)[0].numpy())
+        return book.value(digits, rows)
+
+    details = model.details.traverse(latent_hat, model.prior.companded, quality, len(model.config.groups), code)
+    decoder.finish()
+    if checksum.value & 255 != segment[0]:
+        raise FormatError(_OTHER_CODES)
+    return details
+
+
+def decode_codes(file: Container, model: LoocModel, groups: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """The quantised latent of a file as of `decode_latent`, and its details; None where it has none, or only the first `groups` segments are wanted."""
+    count = len(model.config.groups)
+    # Of a file with more segments than its model can write `decode_latent` says so.
+    own = count if model.details is not None and len(file.segments) == count + 1 else len(file.segments)
+    wanted = None if groups == len(file.segments) else groups
+    grid = grid_size(file.width, file.height)
+    latent_hat = decode_latent(file.segments[:own], file.code_checksum, *grid, file.quality, model, groups=wanted)
+    extra = [segment for segment in file.segments[own:] if segment is not None and wanted is None]
+    return latent_hat, decode_details(extra[0], latent_hat, file.quality, model) if extra else None
 
 
 def grid_size(width: int, height: int) -> tuple[int, int]:
@@ -289,8 +411,8 @@ def compress_picture(
     with progress.part(0, share):
         latent = analyse(picture.rgb, quality, model)
     with progress.part(share, 1):
-        (segments, checksum, _), wiener = encode_picture(latent, picture.rgb, quality, model, effort=effort, grey=colour != Colour.RGB)
-    return pack(Container(width, height, quality, model.fingerprint, segments, checksum, chunks, colour, wiener.to_bytes() if wiener else b""))
+        coded = encode_picture(latent, picture.rgb, quality, model, effort=effort, grey=colour != Colour.RGB)
+    return pack(Container(width, height, quality, model.fingerprint, coded.segments, coded.checksum, chunks, colour, coded.filter))
 
 
 def require_effort(effort: int) -> None:
@@ -317,11 +439,10 @@ def decompress_picture(
     file = unpack(data, max_pixels=max_pixels, allow_truncated=allow_truncated)
     wiener = filter_of(file, groups)
     model = model_for_file(file.fingerprint, model, device)
-    grid = grid_size(file.width, file.height)
     with progress.part(0, LATENT_SHARE):
-        latent_hat = decode_latent(file.segments, file.code_checksum, *grid, file.quality, model, groups=groups)
+        latent_hat, details = decode_codes(file, model, groups)
     with progress.part(LATENT_SHARE, 1):
-        rgb = synthesise(latent_hat, (file.height, file.width), file.quality, model, wiener=wiener, grey=file.colour != Colour.RGB)
+        rgb = synthesise(latent_hat, (file.height, file.width), file.quality, model, details=details, wiener=wiener, grey=file.colour != Colour.RGB)
     picture = images.picture_with_chunks(rgb, file.chunks, file.colour)
     held = len(file.segments) - file.segments.count(None)
     if held < len(file.segments):
@@ -374,4 +495,4 @@ def verify(data: bytes, *, model: LoocModel | str | Path | None = None, max_pixe
     file = unpack(data, max_pixels=max_pixels)
     filter_of(file)
     model = model_for_file(file.fingerprint, model)
-    decode_latent(file.segments, file.code_checksum, *grid_size(file.width, file.height), file.quality, model)
+    decode_codes(file, model)

@@ -17,6 +17,7 @@ _LIMITS = {
     "prior_width": (1, 512), "prior_depth": (0, 8), "scale_classes": (1, 256),
     "ratio_classes": (1, 63), "analysis_widths": (1, 1024), "analysis_blocks": (0, 32), "synthesis_widths": (1, 1024),
     "synthesis_blocks": (0, 32), "quality_anchors": (2, 100), "trellis_states": (1, 8),
+    "detail_channels": (0, 768), "detail_width": (1, 512), "detail_quality": (1, 100),
 }  # fmt: skip
 """Smallest and largest value of every whole number: a weights file from anywhere must not make looc build a network of any size.
 768 channels are all that 16x16 pixels of three colours have."""
@@ -33,7 +34,7 @@ class LoocConfig:
 
     `channels` is d, `codevector_dim` d*, `codebook_size` K; a position has m = d / d* units. All widths are
     channel counts; `*_blocks` count residual blocks at 1/16, 1/8 and 1/4 of the picture's resolution. `trellis_states` is 8, or 1 where
-    every unit is quantised by itself.
+    every unit is quantised by itself. `detail_channels` of the DCT are coded as details from `detail_quality` on (details.py), by a network of `detail_width` features; 0 for none.
     """
 
     name: str = "photo"
@@ -47,6 +48,9 @@ class LoocConfig:
     scale_classes: int = 48
     ratio_classes: int = 9
     trellis_states: int = 8
+    detail_channels: int = 0
+    detail_width: int = 40
+    detail_quality: int = 60
     analysis_widths: tuple[int, int] = (240, 112)
     analysis_blocks: tuple[int, int] = (4, 3)
     synthesis_widths: tuple[int, int, int] = (320, 160, 96)
@@ -63,6 +67,8 @@ class LoocConfig:
             problems.append(f"groups {self.groups} do not add up to {self.channels} channels")
         if any(group % self.codevector_dim for group in self.groups):
             problems.append(f"every group must be a multiple of codevector_dim {self.codevector_dim}")
+        if self.detail_channels % self.codevector_dim:
+            problems.append(f"detail_channels must be a multiple of codevector_dim {self.codevector_dim}")
         if self.codevector_dim != 2 and self.ratio_classes != 1:
             problems.append("ratio_classes above 1 need codevector_dim 2")
         if self.ratio_classes % 2 == 0:

@@ -83,9 +83,10 @@ def decode(path: Path, model: LoocModel, setting: Setting, *, pixels: bool = Tru
     """
     file = container.unpack(path.read_bytes())
     with setting.active():
-        latent_hat = codec.decode_latent(file.segments, file.code_checksum, *codec.grid_size(file.width, file.height), file.quality, model)
-        rgb = codec.synthesise(latent_hat, (file.height, file.width), file.quality, model, wiener=codec.filter_of(file), tile=setting.tile) if pixels else None
-    return codes_sha256(latent_hat), rgb
+        latent_hat, details = codec.decode_codes(file, model)
+        size, wiener = (file.height, file.width), codec.filter_of(file)
+        rgb = codec.synthesise(latent_hat, size, file.quality, model, details=details, wiener=wiener, tile=setting.tile) if pixels else None
+    return codes_sha256(latent_hat if details is None else torch.cat([latent_hat, details])), rgb
 
 
 def largest_difference(first: np.ndarray, second: np.ndarray) -> int:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from looc_codec.config import LoocConfig
+from looc_codec.details import Details
 from looc_codec.errors import ModelError
 from looc_codec.packing import pack_weights, unpack_weights
 from looc_codec.prior import Prior
@@ -40,6 +41,7 @@ class LoocModel(nn.Module):
         self.synthesis = Synthesis(config, order)
         self.prior = Prior(config)
         self.codebook = SharedCodebook(config)
+        self.details = Details(config) if config.detail_channels else None
         self.core_tensors: dict[str, Tensor] | None = None
         self.description = ""
 
@@ -62,6 +64,8 @@ class LoocModel(nn.Module):
         """Exports the integer core and uses exactly those integers from now on."""
         tensors = {f"prior.{name}": value for name, value in self.prior.export().items()}
         tensors |= {f"codebook.{name}": value for name, value in self.codebook.export().items()}
+        if self.details is not None:
+            tensors |= {f"details.{name}": value for name, value in self.details.export().items()}
         self.restore_core(tensors)
 
     def restore_core(self, tensors: dict[str, Tensor]) -> None:
@@ -70,6 +74,8 @@ class LoocModel(nn.Module):
 
         self.prior.restore(part("prior."))
         self.codebook.restore(part("codebook."))
+        if self.details is not None:
+            self.details.restore(part("details."))
         self.core_tensors = tensors
 
 
@@ -79,6 +85,8 @@ def fingerprint_of(config: LoocConfig, core: dict[str, Tensor]) -> bytes:
              "prior_width", "prior_depth", "scale_classes", "ratio_classes")
     if config.trellis_states > 1:
         sizes += ("trellis_states",)
+    if config.detail_channels:
+        sizes += ("detail_channels", "detail_width")
     digest = hashlib.sha256(json.dumps({key: getattr(config, key) for key in sizes}, sort_keys=True).encode())
     for name in sorted(core):
         tensor = core[name].contiguous()

@@ -160,15 +160,15 @@ class _Coder:
                 with progress.part(0, coded_share / 3):
                     self._latent = (quality, codec.analyse(picture.rgb, quality, model))
             with progress.part(coded_share / 3, coded_share):
-                (segments, checksum, latent_hat), wiener = codec.encode_picture(
+                coded = codec.encode_picture(
                     self._latent[1], picture.rgb, quality, model, lagrangian=lagrangian, effort=self.effort, grey=grey
                 )
             psnr = None
             if self.measure_psnr:
                 with progress.part(coded_share, 1):
-                    psnr = psnr_db(picture.rgb, codec.synthesise(latent_hat, picture.rgb.shape[:2], quality, model, wiener=wiener, grey=grey))
-        filter_data = wiener.to_bytes() if wiener else b""
-        data = pack(Container(picture.width, picture.height, quality, model.fingerprint, segments, checksum, self.chunks, self.colour, filter_data))
+                    rgb = codec.synthesise(coded.latent_hat, picture.rgb.shape[:2], quality, model, details=coded.details, wiener=coded.wiener, grey=grey)
+                    psnr = psnr_db(picture.rgb, rgb)
+        data = pack(Container(picture.width, picture.height, quality, model.fingerprint, coded.segments, coded.checksum, self.chunks, self.colour, coded.filter))
         self.trials.append(Trial(data, quality, lagrangian, psnr))
         return self.trials[-1]
 

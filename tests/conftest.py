@@ -45,7 +45,8 @@ def build_tiny_model(**changes):
         for name, parameter in model.named_parameters():
             if name.endswith("linear") or "log_gain" in name or "log_step" in name:
                 continue
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * (0.1 if name.startswith("prior.") else 0.02))
+            spread = 0.3 if name.startswith("details.") else 0.1 if name.startswith("prior.") else 0.02
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * spread)
         # Spreads of about ten steps at most, as a trained prior would expect of such pictures.
         model.prior.quality_log_scale.table += torch.linspace(-1.0, 2.5, len(model.prior.quality_log_scale.table))[:, None]
     CodeFitter(model).start()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import build_tiny_model
 from test_codec import photo
 
@@ -22,18 +23,20 @@ from looc_codec.model import load_model, save_model
 GOLDEN = Path(__file__).parent / "golden"
 CASES = {
     "v1-70x50-q15": (70, 50, 15), "v1-70x50-q90": (70, 50, 90), "v1-1x1-q50": (1, 1, 50), "v1-33x130-q60": (33, 130, 60), "v1-150x101-q60-filter": (150, 101, 60),
-    "v1-70x50-q90-trellis": (70, 50, 90), "v1-300x200-q60-trellis": (300, 200, 60),
+    "v1-70x50-q90-trellis": (70, 50, 90), "v1-300x200-q60-trellis": (300, 200, 60), "v1-150x101-q80-details": (150, 101, 80),
 }  # fmt: skip
-MODELS = {"looc-golden": {"trellis_states": 1}, "looc-golden-trellis": {"trellis_states": 8}}
+MODELS = {"looc-golden": {"trellis_states": 1}, "looc-golden-trellis": {"trellis_states": 8}, "looc-golden-details": {"detail_channels": 64, "detail_width": 8}}
 
 
 def model_name(case: str) -> str:
-    return "looc-golden-trellis" if case.endswith("trellis") else "looc-golden"
+    kind = case.rsplit("-", 1)[1]
+    return f"looc-golden-{kind}" if f"looc-golden-{kind}" in MODELS else "looc-golden"
 
 
 def codes_of(data: bytes, model) -> str:
     file = container.unpack(data)
-    latent_hat = codec.decode_latent(file.segments, file.code_checksum, *codec.grid_size(file.width, file.height), file.quality, model)
+    latent_hat, details = codec.decode_codes(file, model)
+    latent_hat = latent_hat if details is None else torch.cat([latent_hat, details])
     return hashlib.sha256(latent_hat.numpy().astype("<i4").tobytes()).hexdigest()
 
 

@@ -18,7 +18,7 @@ LAYERS = (
     {"codec"},
     {"refine"},
     {"model"},
-    {"wiener"},
+    {"wiener", "details"},
     {"quantizers", "prior", "transforms", "data", "datasets"},
     {"entropy", "container", "images", "metrics", "files", "registry", "config", "packing"},
     {"errors", "progress"},

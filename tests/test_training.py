@@ -144,6 +144,39 @@ def test_stage_synthesis_needs_a_weights_file(folder, tmp_path):
         train(request(folder, tmp_path, options=options(stage="synthesis", prior_only_share=0.0)), silent)
 
 
+def test_stage_details_adds_details_and_changes_nothing_else(folder, tiny_model_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("looc_codec.training.details.BATCHES", 12)
+    old, reports = load_model(tiny_model_file), []
+    config = {"detail_channels": 64, "detail_width": 8, "detail_quality": 70}
+    asked = request(folder, tmp_path / "a", config=config, init=tiny_model_file, options=options(stage="details", steps=60))
+    assert train(asked, lambda kind, row: reports.append((kind, row)))
+    new = load_model(tmp_path / "a" / WEIGHTS)
+    assert all(torch.equal(value, dict(new.named_parameters())[name]) for name, value in old.named_parameters())
+    assert all(torch.equal(value, new.core_tensors[name]) for name, value in old.core_tensors.items())
+    found = next(row for kind, row in reports if kind == "details")
+    assert 0.02 < found["gain"] < 1
+    rgb = photo(96, 80, seed=0)
+    before, after = (codec.compress(rgb, quality=90, model=model) for model in (old, new))
+    assert len(unpack(after).segments) == len(unpack(before).segments) + 1
+    errors = [np.square(np.asarray(codec.decompress(data, model=model)).astype(float) - rgb).mean() for data, model in ((before, old), (after, new))]
+    assert errors[1] < 0.98 * errors[0]
+
+
+def test_stage_details_needs_weights_and_channels(folder, tiny_model_file, tmp_path):
+    with pytest.raises(ModelError, match="weights file"):
+        train(request(folder, tmp_path, options=options(stage="details")), silent)
+    with pytest.raises(ModelError, match="detail_channels"):
+        train(request(folder, tmp_path, config={}, init=tiny_model_file, options=options(stage="details")), silent)
+
+
+def test_a_run_of_a_model_with_details_fits_them_at_its_end(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("looc_codec.training.details.BATCHES", 4)
+    monkeypatch.setattr("looc_codec.training.details.STEPS", 10)
+    config = tiny_config(detail_channels=16, detail_width=8).to_dict()
+    assert train(request(folder, tmp_path, config=config), silent)
+    assert load_model(tmp_path / WEIGHTS).details.tables is not None
+
+
 def test_ctrl_c_leaves_a_checkpoint_that_resumes(folder, tmp_path):
     calls = []
 

@@ -28,21 +28,20 @@ def code(rgb, quality: int, model, used: torch.Tensor) -> tuple[float, float, fl
     book, promised, symbols = model.codebook, [0.0], type(model.codebook).symbols
 
     def watched(digits, rows):
-        pairs = symbols(book, digits, rows)
-        for picked, table_rows in pairs:
-            promised[0] += float(book.bits[table_rows, picked].double().sum())
-            shifted = (table_rows >= book.fine_rows) & (table_rows < book.fine_rows + int(book.live.sum()))
-            codevectors = (picked + book.size * shifted)[picked < book.size]
-            used.add_(torch.bincount(codevectors, minlength=len(used)))
-        return pairs
+        picked, table_rows, counts = symbols(book, digits, rows)
+        promised[0] += float(book.bits[table_rows, picked].double().sum())
+        shifted = (table_rows >= book.fine_rows) & (table_rows < book.fine_rows + int(book.live.sum()))
+        codevectors = (picked + book.size * shifted)[picked < book.size]
+        used.add_(torch.bincount(codevectors, minlength=len(used)))
+        return picked, table_rows, counts
 
     book.symbols = watched
     try:
-        (segments, _, latent_hat), wiener = codec.encode_picture(codec.analyse(rgb, quality, model), rgb, quality, model)
+        coded = codec.encode_picture(codec.analyse(rgb, quality, model), rgb, quality, model)
     finally:
         del book.symbols
-    decoded = codec.synthesise(latent_hat, rgb.shape[:2], quality, model, wiener=wiener)
-    return sum(map(len, segments)), promised[0] / 8, len(wiener.to_bytes()) if wiener else 0, psnr_db(rgb, decoded)
+    decoded = codec.synthesise(coded.latent_hat, rgb.shape[:2], quality, model, details=coded.details, wiener=coded.wiener)
+    return sum(map(len, coded.segments)), promised[0] / 8, len(coded.filter), psnr_db(rgb, decoded)
 
 
 def dominated(points: list[tuple[float, float]]) -> int:

@@ -32,8 +32,9 @@ def measure(paths: list[Path], quality: int, model_name: str) -> list[dict[str, 
         picture = images.read_picture(path).without_metadata()
         data = codec.compress_picture(picture, quality=quality, model=model)
         for groups in range(1, count + 1):
-            size = len(container.truncate(data, groups=groups))
-            preview = codec.decompress_picture(data, model=model, groups=groups)
+            # With all groups come the details, if there are any.
+            size = len(container.truncate(data, groups=groups) if groups < count else data)
+            preview = codec.decompress_picture(data, model=model, groups=groups if groups < count else None)
             rows[groups - 1].append((8 * size / (picture.width * picture.height), psnr_db(picture.rgb, preview.rgb)))
     means = [[round(statistics.mean(column), 4) for column in zip(*row, strict=True)] for row in rows]
     whole = means[-1][0]

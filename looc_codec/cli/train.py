@@ -18,11 +18,12 @@ from looc_codec.errors import ModelError
 
 class Stage(str, Enum):
     """continuous: noise for the rate, rounding for the picture; codes: the shared codebook's own codes; synthesis: the
-    decoder's transform alone, on the codes of a weights file that stay as they are."""
+    decoder's transform alone, on the codes of a weights file that stay as they are; details: what such weights code of the synthesis's errors at high quality."""
 
     continuous = "continuous"
     codes = "codes"
     synthesis = "synthesis"
+    details = "details"
 
 
 class Optimizer(str, Enum):
@@ -57,7 +58,7 @@ def train(
     data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of pictures or of .tar shards of pictures, or the folder that holds the data set.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where checkpoint, log and weights go.")] = Path("runs/photo"),
     dataset: Annotated[Dataset, typer.Option("--dataset", help="What lies in --data.")] = Dataset.folder,
-    stage: Annotated[Stage, typer.Option("--stage", help="First continuous, then codes with --init; synthesis with --init WEIGHTS improves the decoder alone.")] = Stage.continuous,
+    stage: Annotated[Stage, typer.Option("--stage", help="First continuous, then codes with --init; synthesis with --init WEIGHTS improves the decoder alone, details fits their details alone.")] = Stage.continuous,
     time_budget: Annotated[float | None, typer.Option("--time-budget", metavar="MINUTES", min=0.01, help="Train for so many minutes; the schedule follows the clock.  [default: 30]", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Train for so many steps instead.", show_default=False)] = None,
     init: Annotated[Path | None, typer.Option("--init", metavar="FILE", help="Go on from these weights (weights file or checkpoint) with a new schedule.", show_default=False)] = None,
@@ -126,7 +127,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _reporter(stack: ExitStack, options: Any, *, quiet: bool, as_json: bool) -> Any:
     """A report function: JSON lines for scripts, a live display on a terminal, plain lines now and then elsewhere."""
     if as_json:
-        return lambda kind, row: print_json({"kind": kind, **row}) if kind in ("training", "done") else None
+        return lambda kind, row: print_json({"kind": kind, **row}) if kind in ("training", "details", "done") else None
     if quiet:
         return lambda kind, row: None
     if not sys.stderr.isatty():
@@ -149,7 +150,9 @@ def _reporter(stack: ExitStack, options: Any, *, quiet: bool, as_json: bool) -> 
         elif kind == "training":
             progress.update(task, description=f"training ({options.stage})", total=1.0, completed=row["progress"], figures=_figures(row))
         elif kind == "fitting":
-            progress.update(task, description="fitting the codebook", total=row["batches"], completed=row["batch"], figures="")
+            progress.update(task, description="fitting the codebook" if row["round"] < 3 else "fitting details", total=row["batches"], completed=row["batch"], figures="")
+        elif kind == "details":
+            progress.console.print(_details(row))
         elif kind == "done":
             progress.update(task, completed=1.0, total=1.0, description="done", figures=f"{row['weights']} ({row['fingerprint']})")
 
@@ -161,8 +164,14 @@ def _figures(row: dict[str, Any]) -> str:
     return f"step {row['step']}: loss {row['loss']:.3f}, {row['bpp']:.3f} bpp, {psnr}{row['images_per_second']:.0f} images/s"
 
 
+def _details(row: dict[str, Any]) -> str:
+    return f"details take {100 * row['gain']:.1f}% off the cost of what they are to mend"
+
+
 def _plain_report(kind: str, row: dict[str, Any]) -> None:
     if kind == "training":
         note(f"{row['seconds']:.0f} s  {100 * row['progress']:.1f}%  {_figures(row)}")
+    elif kind == "details":
+        note(_details(row))
     elif kind == "done":
         note(f"weights: {row['weights']} ({row['fingerprint']})")

@@ -17,7 +17,7 @@ from looc_codec.transforms import KERNEL, OVERLAP, QualityTable
 
 GROWING = ("prior_depth", "prior_width", "analysis_widths", "analysis_blocks", "synthesis_widths", "synthesis_blocks")
 """Sizes that may become larger."""
-FREE = ("name", "version", "codevector_dim", "codebook_size", "ratio_classes", "trellis_states", "step_coarsest", "step_finest")
+FREE = ("name", "version", "codevector_dim", "codebook_size", "ratio_classes", "trellis_states", "step_coarsest", "step_finest", "detail_channels", "detail_width", "detail_quality")
 """Fields that no trained shape depends on. The codebook and its tables are fitted anew at the end of every run, and
 quality tables are read off at the new steps."""
 CROPS, CROP, RIDGE = 480, 192, 1e-5
@@ -51,6 +51,9 @@ def grown(model: LoocModel, config: LoocConfig, store: PictureStore | None = Non
             value = _at_steps_of(config, old[name], old_config) if name in tables else old[name]
             if value.shape == parameter.shape:
                 parameter.copy_(value)
+            elif name.startswith("details."):
+                # Fitted anew at the end of every run, like the tables.
+                continue
             elif parameter.dim() == 1:
                 parameter[: len(value)] = value
             else:

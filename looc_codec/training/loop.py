@@ -112,8 +112,11 @@ class Trainer:
             transform.to(memory_format=torch.channels_last)
         self.codes = codes
         self.only_synthesis = options.stage == "synthesis"
-        if self.only_synthesis:
-            for name, parameter in model.named_parameters():
+        for name, parameter in model.named_parameters():
+            # Details are fitted at the end of a run.
+            if name.startswith("details."):
+                parameter.requires_grad_(False)
+            elif self.only_synthesis:
                 parameter.requires_grad_(name.startswith("synthesis."))
         processes.share(parameter.detach() for parameter in model.parameters())
         groups = self.parameter_groups()

@@ -19,6 +19,7 @@ from looc_codec.model import LoocModel, load_model, save_model
 from looc_codec.quantizers.codebook import ENCODER_LAMBDA, HIGH_RATE_LAMBDA, SharedCodebook
 from looc_codec.training.checkpoint import load_checkpoint, read_meta
 from looc_codec.training.codes import CodeFitter, untrellised
+from looc_codec.training.details import fit_details
 from looc_codec.training.grow import grown
 from looc_codec.training.loop import Trainer, TrainOptions, measured_channel_order, start_scales_from_data
 from looc_codec.training.parallel import Processes, join, leave
@@ -83,6 +84,8 @@ def model_of(path: Path) -> LoocModel:
     except ModelError:
         model = load_model(path)
         model.prior.unfreeze()
+        if model.details is not None:
+            model.details.unfreeze()
         return model.train().requires_grad_(True)
     model = LoocModel(LoocConfig.from_dict(meta["config"]))
     ema, _ = load_checkpoint(path, model, None, {})
@@ -129,7 +132,23 @@ def with_core(model: LoocModel, core: dict[str, Tensor] | None) -> LoocModel:
     model = model.to("cpu")
     model.restore_core(core)
     model.prior.unfreeze()
+    if model.details is not None:
+        model.details.unfreeze()
     return model.to(device)
+
+
+def with_details(model: LoocModel, core: dict[str, Tensor] | None, store: PictureStore, report: Report, steps: int | None = None) -> dict[str, Tensor]:
+    """Fits the details of a model that keeps the rest of the `core` given; returns the whole core. ModelError where there is no core or the model has no details."""
+    if not core or model.details is None:
+        raise ModelError("stage details goes on from a weights file, whose codes it keeps, and needs detail_channels above 0; give --init and --config")
+    kept = {name: value for name, value in core.items() if not name.startswith("details.")}
+    found = fit_details(with_core(model, kept | exported_details(model)), store, "cpu", report, steps=steps)
+    report("details", found)
+    return kept | exported_details(model)
+
+
+def exported_details(model: LoocModel) -> dict[str, Tensor]:
+    return {f"details.{name}": value for name, value in model.details.export().items()}
 
 
 def export_weights(model: LoocModel, path: Path, description: str, core: dict[str, Tensor] | None = None) -> LoocModel:
@@ -178,6 +197,8 @@ def train_stage(request: RunRequest, report: Report, processes: Processes) -> bo
     if request.validation is not None:
         side = request.options.crop
         held_out = centre_crops(load_pictures(request.validation, min_side=side), side)
+    if request.options.stage == "details":
+        return train_details(request, store, report)
     model = LoocModel(LoocConfig.from_dict(meta["config"])) if meta is not None else starting_model(request, store)
     model.to(request.device)
     codes = None
@@ -201,6 +222,20 @@ def train_stage(request: RunRequest, report: Report, processes: Processes) -> bo
             core = model.core_tensors
         else:
             core, codes = None, fit_codes(model, store, request.device, report, more=COUNT_BATCHES)
+            if model.details is not None:
+                report("details", fit_details(model, store, request.device, report))
         exported = export_weights(model, request.out / WEIGHTS, request.description, core)
         report("done", {"weights": str(request.out / WEIGHTS), "fingerprint": exported.fingerprint.hex(), "bits_per_unit": codes.bits_per_unit})
+    return True
+
+
+def train_details(request: RunRequest, store: PictureStore, report: Report) -> bool:
+    """Stage "details": fits the details of the weights that --init names, under the request's configuration, and exports; everything else stays as it is."""
+    if request.init is None or request.device != "cpu":
+        raise ModelError("stage details goes on from a weights file, on the CPU; give one with --init")
+    start = model_of(request.init)
+    model = grown(start, LoocConfig.from_dict(start.config.to_dict() | request.config))
+    core = with_details(model, start.core_tensors, store, report, request.options.steps)
+    exported = export_weights(model, request.out / WEIGHTS, request.description or start.description, core)
+    report("done", {"weights": str(request.out / WEIGHTS), "fingerprint": exported.fingerprint.hex(), "bits_per_unit": float("nan")})
     return True
