@@ -146,11 +146,14 @@ def synthesise(
     return rgb
 
 
-def synthesised_tile(
-    latent_hat: Tensor, tile: tuple[int, int, int, int], quality: int, model: LoocModel, context: bool, details: Tensor | None = None
-) -> tuple[Tensor, tuple[int, int, int, int]]:
-    """Pixels `(3, H, W)` float32 of the positions of a tile (top, bottom, left, right), on the model's device; with `context` 4 pixels more on each side
-    on which the picture goes on. Those are the second result: pixels of context at top, bottom, left and right."""
+Tile = tuple[int, int, int, int]
+"""First and last-plus-one row, first and last-plus-one column of positions."""
+Pixels = tuple[Tensor, tuple[int, int, int, int]]
+"""Pixels `(3, H, W)` float32 of a tile, and how many of them at top, bottom, left and right are context."""
+
+
+def synthesised_tile(latent_hat: Tensor, tile: Tile, quality: int, model: LoocModel, context: bool, details: Tensor | None = None) -> Pixels:
+    """Pixels of the positions of a tile, on the model's device; with `context` 4 pixels more on each side on which the picture goes on."""
     (top, bottom, left, right), (_, height, width) = tile, latent_hat.shape
     device, halo = next(model.synthesis.parameters()).device, synthesis_halo(model.config.synthesis_blocks)
     y0, y1, x0, x1 = max(0, top - halo), min(height, bottom + halo), max(0, left - halo), min(width, right + halo)
@@ -158,25 +161,38 @@ def synthesised_tile(
     margins = (top - y0, y1 - bottom, left - x0, x1 - right)
     with without_tf32():
         pixels = model.synthesis(part.contiguous(memory_format=torch.channels_last), torch.tensor([float(quality)], device=device), margins, int(context))[0]
-    sides = tuple(4 * (context and margin > 0) for margin in margins)
-    if details is not None:
-        # One position more where there is context, of which the outer pixels are cut off again.
-        above, below, before, after = (int(side > 0) for side in sides)
-        own = details[:, top - above : bottom + below, left - before : right + after].to(device).float() / LATENT_ONE
-        added = model.details.synthesise(own[None], quality)[0]
-        cut = [(PATCH - side) * (side > 0) for side in sides]
-        pixels = pixels + added[:, cut[0] : added.shape[1] - cut[1], cut[2] : added.shape[2] - cut[3]]
-    return pixels, sides
+    return with_details((pixels, tuple(4 * (context and margin > 0) for margin in margins)), tile, quality, model, details)
+
+
+def with_details(tile_pixels: Pixels, tile: Tile, quality: int, model: LoocModel, details: Tensor | None) -> Pixels:
+    """The pixels of a tile with details `(detail_channels, h, w)` int32 (1/16 steps) added, if there are any."""
+    pixels, sides = tile_pixels
+    if details is None:
+        return tile_pixels
+    # One position more where there is context, of which the outer pixels are cut off again.
+    above, below, before, after = (int(side > 0) for side in sides)
+    top, bottom, left, right = tile
+    own = details[:, top - above : bottom + below, left - before : right + after].to(pixels.device).float() / LATENT_ONE
+    added = model.details.synthesise(own[None], quality)[0]
+    cut = [(PATCH - side) * (side > 0) for side in sides]
+    return pixels + added[:, cut[0] : added.shape[1] - cut[1], cut[2] : added.shape[2] - cut[3]], sides
 
 
 @torch.inference_mode()
-def analyse_details(latent_hat: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, *, tile: int = TILE_POSITIONS) -> Tensor:
-    """What the synthesis of a quantised latent lacks of the pixels `(H, W, 3)` uint8: details `(detail_channels, h, w)` float32 in steps."""
+def analyse_details(latent_hat: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, *, tile: int = TILE_POSITIONS, kept: dict[Tile, Pixels] | None = None) -> Tensor:
+    """What the synthesis of a quantised latent lacks of the pixels `(H, W, 3)` uint8: details `(detail_channels, h, w)` float32 in steps.
+
+    `kept`, if given, takes what was synthesised, with context, for `fit_filter`.
+    """
     _, height, width = latent_hat.shape
     details = torch.empty(model.config.detail_channels, height, width)
     for top, bottom in tiles(height, tile):
         for left, right in tiles(width, tile):
-            pixels, _ = synthesised_tile(latent_hat, (top, bottom, left, right), quality, model, context=False)
+            place = (top, bottom, left, right)
+            pixels, sides = synthesised_tile(latent_hat, place, quality, model, context=kept is not None)
+            if kept is not None:
+                kept[place] = pixels, sides
+                pixels = pixels[:, sides[0] : pixels.shape[1] - sides[1], sides[2] : pixels.shape[2] - sides[3]]
             original = torch.from_numpy(rgb[top * PATCH : bottom * PATCH, left * PATCH : right * PATCH].copy()).permute(2, 0, 1).to(pixels)
             # Nothing is missed beyond the ends of the picture.
             error = torch.zeros_like(pixels)
@@ -191,7 +207,7 @@ def analyse_details(latent_hat: Tensor, rgb: np.ndarray, quality: int, model: Lo
 # --- filter -----------------------------------------------------------------------------------------------------------
 
 
-def fitting_tiles(height: int, width: int, tile: int = FIT_TILE_POSITIONS, count: int = FIT_TILES) -> list[tuple[int, int, int, int]]:
+def fitting_tiles(height: int, width: int, tile: int = FIT_TILE_POSITIONS, count: int = FIT_TILES) -> list[Tile]:
     """Tiles (top, bottom, left, right) of a latent that a filter is fitted on: all, or `count` spread evenly over a large picture."""
     every = [(*rows, *columns) for rows in tiles(height, tile) for columns in tiles(width, tile)]
     if height * width <= count * tile**2 or len(every) <= count:
@@ -200,11 +216,18 @@ def fitting_tiles(height: int, width: int, tile: int = FIT_TILE_POSITIONS, count
 
 
 @torch.inference_mode()
-def fit_filter(latent_hat: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, *, details: Tensor | None = None, grey: bool = False) -> Wiener | None:
-    """The filter that brings the synthesis of a quantised latent and details closest to the pixels `(H, W, 3)` uint8, if one is worth its bits."""
+def fit_filter(
+    latent_hat: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, *, details: Tensor | None = None, grey: bool = False, kept: dict[Tile, Pixels] | None = None
+) -> Wiener | None:
+    """The filter that brings the synthesis of a quantised latent and details closest to the pixels `(H, W, 3)` uint8, if one is worth its bits.
+
+    `kept` are tiles that have been synthesised already, without details.
+    """
     statistics = Statistics(grey)
     for tile in fitting_tiles(*latent_hat.shape[1:]):
-        pixels, context = synthesised_tile(latent_hat, tile, quality, model, True, details)
+        found = kept.get(tile) if kept else None
+        found = synthesised_tile(latent_hat, tile, quality, model, True) if found is None else found
+        pixels, context = with_details(found, tile, quality, model, details)
         top, bottom, left, right = (PATCH * side for side in tile)
         original = torch.from_numpy(rgb[top:bottom, left:right].copy()).permute(2, 0, 1).to(pixels)
         statistics.add(pixels, context, original)
@@ -243,12 +266,14 @@ def encode_latent(latent: Tensor, quality: int, model: LoocModel, *, lagrangian:
 
 
 @torch.inference_mode()
-def encode_details(latent_hat: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, *, lagrangian: float = ENCODER_LAMBDA) -> tuple[bytes, Tensor] | None:
+def encode_details(
+    latent_hat: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, *, lagrangian: float = ENCODER_LAMBDA, kept: dict[Tile, Pixels] | None = None
+) -> tuple[bytes, Tensor] | None:
     """The segment of the details that a quantised latent lacks of the pixels `(H, W, 3)` uint8, and the details `(detail_channels, h, w)` int32 (1/16 steps); None
-    where they are not worth their bits."""
+    where they are not worth their bits. `kept` as in `analyse_details`."""
     book, dim = model.codebook, model.config.codevector_dim
     with progress.part(0, 0.7):
-        flat = analyse_details(latent_hat, rgb, quality, model).flatten(1)
+        flat = analyse_details(latent_hat, rgb, quality, model, kept=kept).flatten(1)
     encoder, checksum, gain = SegmentEncoder(table_bank(model)), CodeChecksum(1), 0.0
 
     def code(step: CodingStep, rows: Tensor) -> Tensor:
@@ -310,10 +335,12 @@ def encode_picture(
     segments, checksum, latent_hat = coded
     if not detailed:
         return CodedPicture(segments, checksum, latent_hat, None, wiener)
+    # What a small picture's filter is fitted on is all of it, and has been synthesised by then.
+    kept = {} if latent_hat[0].numel() <= FIT_TILES * FIT_TILE_POSITIONS**2 else None
     with progress.part(1 - share, 1):
-        found = encode_details(latent_hat, rgb, quality, model, lagrangian=lagrangian)
+        found = encode_details(latent_hat, rgb, quality, model, lagrangian=lagrangian, kept=kept)
     segment, details = ((found[0],), found[1]) if found else ((), None)
-    return CodedPicture(segments + segment, checksum, latent_hat, details, fit_filter(latent_hat, rgb, quality, model, details=details))
+    return CodedPicture(segments + segment, checksum, latent_hat, details, fit_filter(latent_hat, rgb, quality, model, details=details, kept=kept))
 
 
 @torch.inference_mode()
