@@ -165,7 +165,7 @@ def synthesised_tile(latent_hat: Tensor, tile: Tile, quality: int, model: LoocMo
 
 
 def with_details(tile_pixels: Pixels, tile: Tile, quality: int, model: LoocModel, details: Tensor | None) -> Pixels:
-    """The pixels of a tile with details `(detail_channels, h, w)` int32 (1/16 steps) added, if there are any."""
+    """The pixels of a tile with details `(detail_channels, h, w)` int16 (1/16 steps) added, if there are any."""
     pixels, sides = tile_pixels
     if details is None:
         return tile_pixels
@@ -269,7 +269,7 @@ def encode_latent(latent: Tensor, quality: int, model: LoocModel, *, lagrangian:
 def encode_details(
     latent_hat: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, *, lagrangian: float = ENCODER_LAMBDA, kept: dict[Tile, Pixels] | None = None
 ) -> tuple[bytes, Tensor] | None:
-    """The segment of the details that a quantised latent lacks of the pixels `(H, W, 3)` uint8, and the details `(detail_channels, h, w)` int32 (1/16 steps); None
+    """The segment of the details that a quantised latent lacks of the pixels `(H, W, 3)` uint8, and the details `(detail_channels, h, w)` int16 (1/16 steps); None
     where they are not worth their bits. `kept` as in `analyse_details`."""
     book, dim = model.codebook, model.config.codevector_dim
     with progress.part(0, 0.7):
@@ -297,7 +297,7 @@ def encode_details(
 class CodedPicture:
     """What a file says of the pixels: payload segments, those of the channel groups and, if there are any, of the details; the code checksum; and the filter.
 
-    `latent_hat` `(d, h, w)` and `details` `(detail_channels, h, w)`, int32 in 1/16 steps, are what the segments stand for.
+    `latent_hat` `(d, h, w)` int32 and `details` `(detail_channels, h, w)` int16, in 1/16 steps, are what the segments stand for.
     """
 
     segments: tuple[bytes, ...]
@@ -380,7 +380,7 @@ def decode_latent(
 
 @torch.inference_mode()
 def decode_details(segment: bytes, latent_hat: Tensor, quality: int, model: LoocModel) -> Tensor:
-    """The details `(detail_channels, h, w)` int32 (1/16 steps) of a segment, given the decoded latent. Exact on every machine; FormatError for a damaged segment."""
+    """The details `(detail_channels, h, w)` int16 (1/16 steps) of a segment, given the decoded latent. Exact on every machine; FormatError for a damaged segment."""
     book, checksum = model.codebook, CodeChecksum(1)
     if not segment:
         raise FormatError("the .looc file is malformed: its details are empty; get a fresh copy")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN, LoocConfig
 from looc_codec.errors import ModelError
-from looc_codec.prior import ACTIVATION_ONE, CodingStep, IntegerConv2d, clipped, round_half_up, unit_classes
+from looc_codec.prior import ACTIVATION_ONE, LATENT_LIMIT, CodingStep, IntegerConv2d, clipped, round_half_up, unit_classes
 from looc_codec.transforms import QualityTable, dct_kernels
 
 HALO = 1
@@ -82,19 +82,19 @@ class Details(nn.Module):
     def traverse(self, latent_hat: Tensor, companded: Callable[[Tensor], Tensor], quality: int, segment: int, code: Callable[[CodingStep, Tensor], Tensor]) -> Tensor:
         """Visits every unit in coding order, step by step: `code(step, rows)` gets the table rows `(n,)` int64 of a step's units and returns their values `(n, d*)` int32.
 
-        `latent_hat` `(d, h, w)` int32 is the decoded latent, `companded` the method of its prior. Returns details `(detail_channels, h, w)` int32 in 1/16 steps. Exact; CPU only.
+        `latent_hat` `(d, h, w)` int32 is the decoded latent, `companded` the method of its prior. Returns details `(detail_channels, h, w)` int16 in 1/16 steps. Exact; CPU only.
         """
         assert self.tables is not None, "traverse needs exported integer tables"
         config, (_, height, width) = self.config, latent_hat.shape
         index = quality - QUALITY_MIN
         quality_row, base = (self.tables[name][index, None, :, None, None] for name in ("quality", "quality_log_scale"))
-        details = torch.zeros(config.detail_channels, height * width, dtype=torch.int32)
+        details = torch.zeros(config.detail_channels, height * width, dtype=torch.int16)
         for top, bottom in coding_steps(height, width):
             y0, y1 = max(0, top - HALO), min(height, bottom + HALO)
             log_scale = self.scales(companded(latent_hat[:, y0:y1]).float().abs()[None], quality_row, base)[0, :, top - y0 : bottom - y0]
             units = CodingStep(segment, slice(0, config.detail_channels), torch.arange((bottom - top) * width)).units(log_scale.flatten(1), config.codevector_dim)
             step = CodingStep(segment, slice(0, config.detail_channels), torch.arange(top * width, bottom * width))
-            step.place(code(step, unit_classes(units, config)), details)
+            step.place(code(step, unit_classes(units, config)).clamp(-LATENT_LIMIT, LATENT_LIMIT).to(torch.int16), details)
         return details.view(-1, height, width)
 
     # --- weights ----------------------------------------------------------------------------------------------------
