@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN, LoocConfig
+from looc_codec.config import PATCH, QUALITY_MIN, LoocConfig
 from looc_codec.errors import ModelError
-from looc_codec.prior import ACTIVATION_ONE, LATENT_LIMIT, CodingStep, IntegerConv2d, clipped, round_half_up, unit_classes
+from looc_codec.prior import ACTIVATION_ONE, LATENT_LIMIT, CodingStep, IntegerConv2d, clipped, read_back, round_half_up, row_strips, stored_rows, unit_classes
 from looc_codec.transforms import QualityTable, dct_kernels
 
 HALO = 1
@@ -26,8 +26,7 @@ STEP_POSITIONS = 2**14
 
 def coding_steps(height: int, width: int) -> list[tuple[int, int]]:
     """First and last-plus-one rows of the steps in which details are coded."""
-    rows = max(1, STEP_POSITIONS // width)
-    return [(top, min(top + rows, height)) for top in range(0, height, rows)]
+    return row_strips(height, width, STEP_POSITIONS)
 
 
 class Details(nn.Module):
@@ -111,10 +110,7 @@ class Details(nn.Module):
         tensors: dict[str, Tensor] = {"chosen": self.chosen.to(torch.int16)}
         for name, layer in self.layers().items():
             tensors |= layer.export(name)
-        qualities = torch.arange(QUALITY_MIN, QUALITY_MAX + 1).float()
-        for name, table in self.quality_tables().items():
-            tensors[name] = round_half_up(table(qualities)[:, :, 0, 0] * ACTIVATION_ONE).clamp(-(2**15), 2**15 - 1).to(torch.int16)
-        return tensors
+        return tensors | {name: stored_rows(table) for name, table in self.quality_tables().items()}
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -128,9 +124,8 @@ class Details(nn.Module):
         self.choose(chosen)
         for name, layer in self.layers().items():
             layer.restore(tensors, name)
-        for name, module in self.quality_tables().items():
-            nearest = torch.linspace(0, QUALITY_MAX - QUALITY_MIN, len(module.table)).round().long()
-            module.table.copy_(tensors[name][nearest].float() / ACTIVATION_ONE)
+        for name, table in self.quality_tables().items():
+            read_back(table, tensors[name])
         self.tables = {name: tensors[name].float() for name in self.quality_tables()}
 
     def unfreeze(self) -> None:

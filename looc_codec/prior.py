@@ -86,10 +86,22 @@ def companding_table() -> Tensor:
     return torch.floor(torch.log1p(values) * (ACTIVATION_ONE / 2) + 0.5).clamp(max=COMPANDED_LIMIT).to(torch.uint8)
 
 
-def row_strips(height: int, width: int) -> list[tuple[int, int]]:
-    """First and last-plus-one rows of strips of `STRIP_POSITIONS` positions or, where rows are longer, of one row."""
-    rows = max(1, STRIP_POSITIONS // width)
+def row_strips(height: int, width: int, positions: int | None = None) -> list[tuple[int, int]]:
+    """First and last-plus-one rows of strips of at most so many positions, by default `STRIP_POSITIONS`, or, where rows are longer, of one row."""
+    rows = max(1, (positions or STRIP_POSITIONS) // width)
     return [(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+
+def stored_rows(table: QualityTable) -> Tensor:
+    """A learned table's row of each quality as integers (1/32), `(100, width)` int16."""
+    values = round_half_up(table(torch.arange(QUALITY_MIN, QUALITY_MAX + 1).float())[:, :, 0, 0] * ACTIVATION_ONE)
+    return values.clamp(-(2**15), 2**15 - 1).to(torch.int16)
+
+
+def read_back(table: QualityTable, rows: Tensor) -> None:
+    """Sets a table's anchors to what `stored_rows` kept of them, so that training can go on from a weights file."""
+    nearest = torch.linspace(0, len(rows) - 1, len(table.table)).round().long()
+    table.table.copy_(rows[nearest].float() / ACTIVATION_ONE)
 
 
 def fitting_exponents(peak: Tensor, total: Tensor, room: Tensor | float) -> Tensor:
@@ -682,10 +694,7 @@ class Prior(nn.Module):
             tensors |= layer.export(name)
         for name, neighbour in self.neighbour_means().items():
             tensors[name] = neighbour.integers().to(torch.int8)
-        qualities = torch.arange(QUALITY_MIN, QUALITY_MAX + 1).float()
-        for name, table in self.quality_tables().items():
-            values = round_half_up(table(qualities)[:, :, 0, 0] * ACTIVATION_ONE)
-            tensors[name] = values.clamp(-(2**15), 2**15 - 1).to(torch.int16)
+        tensors |= {name: stored_rows(table) for name, table in self.quality_tables().items()}
         tensors["companding"] = companding_table()
         return tensors
 
@@ -701,12 +710,8 @@ class Prior(nn.Module):
             layer.restore(tensors, name)
         for name, neighbour in self.neighbour_means().items():
             neighbour.weight.copy_(tensors[name].float() / 2**NEIGHBOUR_BITS)
-        qualities = torch.arange(QUALITY_MIN, QUALITY_MAX + 1)
-        for name, module in self.quality_tables().items():
-            # Anchors are read back off the stored rows, so that training can go on from a weights file.
-            table = module.table
-            nearest = torch.linspace(0, len(qualities) - 1, len(table)).round().long()
-            table.copy_(tensors[name][nearest].float() / ACTIVATION_ONE)
+        for name, table in self.quality_tables().items():
+            read_back(table, tensors[name])
         self.tables = {name: tensors[name].float() for name in self.quality_tables()} | {"companding": tensors["companding"].to(torch.int8)}
 
     def unfreeze(self) -> None:

@@ -53,7 +53,7 @@ def best_channels(errors: Tensor, count: int) -> Tensor:
     return excess.argsort(descending=True)[:count]
 
 
-def table_bits(model: LoocModel, target: Tensor, log_scale: Tensor) -> float:
+def coded_cost(model: LoocModel, target: Tensor, log_scale: Tensor) -> float:
     """Cost in squared steps, error and bits by the tables, of details `(n, C, h, w)` in steps when the encoder picks their codes under log scales (1/32)."""
     book, dim = model.codebook, model.config.codevector_dim
     rows = unit_classes(units_of(log_scale, dim), model.config)
@@ -98,7 +98,7 @@ def fit_details(model: LoocModel, store: PictureStore, device: str, report: Call
     with torch.no_grad():
         magnitudes, target = compand(latents[:held].float()).abs(), errors[:held].float()
         log_scale = details(magnitudes, qualities[:held])
-        costs = {shift: table_bits(model, target, log_scale + shift) for shift in SHIFTS}
+        costs = {shift: coded_cost(model, target, log_scale + shift) for shift in SHIFTS}
         best = min(costs, key=costs.get)
         details.quality_log_scale.table += best / ACTIVATION_ONE
     without = float(target.square().sum(dtype=torch.float64))
