@@ -45,11 +45,13 @@ from looc_codec.container import Chunk
 from looc_codec.errors import LoocError, ModelError
 
 GOLDEN = ROOT / "tests" / "golden"
-TINY_WEIGHTS = GOLDEN / "looc-golden.safetensors"
+TINY_WEIGHTS = GOLDEN / "looc-golden-details.safetensors"
+OLD_WEIGHTS = GOLDEN / "looc-golden.safetensors"
+"""Of a model as they were first: no trellis, no details."""
 MAX_PIXELS = 2**16
 """The decoders' pixel limit here, as with --max-pixels: files are small, and so is what they may claim."""
 LONGEST_SECONDS = 2.0
-CASES = {"info": 60_000, "unpack": 60_000, "pillow": 30_000, "decompress": 20_000, "preview": 8_000, "verify": 8_000, "metadata": 20_000, "weights": 3_000, "photo": 2_000}
+CASES = {"info": 60_000, "unpack": 60_000, "pillow": 30_000, "decompress": 20_000, "old": 5_000, "preview": 8_000, "verify": 8_000, "metadata": 20_000, "weights": 3_000, "photo": 2_000}
 EXTREMES = (0, 1, 2, 15, 16, 17, 127, 128, 255, 256, 16383, 16384, 2**16 - 1, 2**16, 2**21, 2**30 - 1, 2**30, 2**31 - 1, 2**31, 2**32 - 1, 2**35 - 1)
 
 
@@ -277,12 +279,12 @@ def build_target(name: str) -> Target:
     from looc_codec import codec
     from looc_codec.model import load_model
 
-    model = codec.load_model() if name == "photo" else load_model(TINY_WEIGHTS)
+    model = codec.load_model() if name == "photo" else load_model(OLD_WEIGHTS if name == "old" else TINY_WEIGHTS)
     seeds = [codec.compress_picture(picture, quality=quality, model=model) for picture, quality in zip(pictures_with_metadata(), (30, 90, 5, 60, 50), strict=True)]
     if name != "photo":
         seeds += [path.read_bytes() for path in sorted(GOLDEN.glob("*.looc"))]
     parsed = [fields_of(data) for data in seeds]
-    decodes = name in ("decompress", "preview", "verify", "photo")
+    decodes = name in ("decompress", "old", "preview", "verify", "photo")
 
     def mutate(chance: random.Random) -> bytes:
         index = chance.randrange(len(seeds))
@@ -291,7 +293,7 @@ def build_target(name: str) -> Target:
             return with_file_checksum(data) if chance.random() < 0.8 else data
         fields = forged(fields_of(seeds[index]), chance, parsed)
         if decodes and chance.random() < 0.5:
-            fields.code_checksum = decoded_checksum(fields, model)
+            forge_checksums(fields, model)
         return fields.pack()
 
     def run_info(data: bytes, chance: random.Random) -> None:
@@ -334,8 +336,8 @@ def build_target(name: str) -> Target:
     return Target(run_decompress, mutate, (LoocError,), seeds)
 
 
-def decoded_checksum(fields: Fields, model) -> int:
-    """The code checksum that these fields decode to, so that a forged payload passes it; the stated one if they do not decode."""
+def forge_checksums(fields: Fields, model) -> None:
+    """Sets the checksums of the codes, of the latent and of details, to those of what the payload decodes to, so that a forged one passes them; they stay where it does not decode."""
     from looc_codec import codec
 
     recorded: list[codec.CodeChecksum] = []
@@ -346,16 +348,24 @@ def decoded_checksum(fields: Fields, model) -> int:
             recorded.append(self)
 
     if not 1 <= fields.quality <= 100 or not 0 < fields.width * fields.height <= MAX_PIXELS:
-        return fields.code_checksum
+        return
+    count = len(model.config.groups)
+    grid = codec.grid_size(fields.width, fields.height)
     original, codec.CodeChecksum = codec.CodeChecksum, Recording
     try:
-        codec.decode_latent(tuple(fields.segments), fields.code_checksum, *codec.grid_size(fields.width, fields.height), fields.quality, model)
-    # Only the number is wanted here; the case itself runs afterwards and is judged.
-    except LoocError:
-        pass
+        # Only the numbers are wanted here; the case itself runs afterwards and is judged. A first try says what the checksum should be.
+        with contextlib.suppress(LoocError):
+            codec.decode_latent(tuple(fields.segments[:count]), fields.code_checksum, *grid, fields.quality, model)
+        fields.code_checksum = recorded[-1].value if recorded else fields.code_checksum
+        if model.details is None or len(fields.segments) != count + 1 or not fields.segments[count]:
+            return
+        with contextlib.suppress(LoocError):
+            latent_hat = codec.decode_latent(tuple(fields.segments[:count]), fields.code_checksum, *grid, fields.quality, model)
+            codec.decode_details(fields.segments[count], latent_hat, fields.quality, model)
+        if recorded[-1].value != fields.code_checksum:
+            fields.segments[count] = bytes([recorded[-1].value & 255]) + fields.segments[count][1:]
     finally:
         codec.CodeChecksum = original
-    return recorded[-1].value if recorded else fields.code_checksum
 
 
 def metadata_target() -> Target:
