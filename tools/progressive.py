@@ -21,20 +21,21 @@ sys.path.insert(0, str(ROOT))
 
 
 def measure(paths: list[Path], quality: int, model_name: str) -> list[dict[str, float]]:
-    """One row for each number of kept groups, means over the pictures."""
+    """One row for each number of kept segments, means over the pictures: the channel groups, and details at qualities that have them."""
     from looc_codec import codec, container, images
     from looc_codec.metrics import psnr_db
 
     model = codec.load_model(model_name)
-    count = len(model.config.groups)
+    count = len(model.config.groups) + (model.details is not None and quality >= model.config.detail_quality)
     rows: list[list[tuple[float, float]]] = [[] for _ in range(count)]
     for path in paths:
         picture = images.read_picture(path).without_metadata()
         data = codec.compress_picture(picture, quality=quality, model=model)
         for groups in range(1, count + 1):
-            # With all groups come the details, if there are any.
-            size = len(container.truncate(data, groups=groups) if groups < count else data)
-            preview = codec.decompress_picture(data, model=model, groups=groups if groups < count else None)
+            # Not every file of a quality that may have details has them.
+            cut = groups < len(container.unpack(data).segments)
+            size = len(container.truncate(data, groups=groups) if cut else data)
+            preview = codec.decompress_picture(data, model=model, groups=groups if cut else None)
             rows[groups - 1].append((8 * size / (picture.width * picture.height), psnr_db(picture.rgb, preview.rgb)))
     means = [[round(statistics.mean(column), 4) for column in zip(*row, strict=True)] for row in rows]
     whole = means[-1][0]
