@@ -25,7 +25,7 @@ def code(rgb, quality: int, model, used: torch.Tensor) -> tuple[float, float, fl
     from looc_codec import codec
     from looc_codec.metrics import psnr_db
 
-    book, promised, symbols = model.codebook, [0.0], type(model.codebook).symbols
+    book, promised, symbols, encode_details = model.codebook, [0.0], type(model.codebook).symbols, codec.encode_details
 
     def watched(digits, rows):
         picked, table_rows, counts = symbols(book, digits, rows)
@@ -35,11 +35,21 @@ def code(rgb, quality: int, model, used: torch.Tensor) -> tuple[float, float, fl
         used.add_(torch.bincount(codevectors, minlength=len(used)))
         return picked, table_rows, counts
 
-    book.symbols = watched
+    def watched_details(*given, **named):
+        before = promised[0], used.clone()
+        found = encode_details(*given, **named)
+        # Details that are not worth their bits are not in the file.
+        if found is None:
+            promised[0] = before[0]
+            used.copy_(before[1])
+        return found
+
+    book.symbols, codec.encode_details = watched, watched_details
     try:
         coded = codec.encode_picture(codec.analyse(rgb, quality, model), rgb, quality, model)
     finally:
         del book.symbols
+        codec.encode_details = encode_details
     decoded = codec.synthesise(coded.latent_hat, rgb.shape[:2], quality, model, details=coded.details, wiener=coded.wiener)
     return sum(map(len, coded.segments)), promised[0] / 8, len(coded.filter), psnr_db(rgb, decoded)
 
