@@ -353,17 +353,23 @@ def forge_checksums(fields: Fields, model) -> None:
     grid = codec.grid_size(fields.width, fields.height)
     original, codec.CodeChecksum = codec.CodeChecksum, Recording
     try:
-        # Only the numbers are wanted here; the case itself runs afterwards and is judged. A first try says what the checksum should be.
+        # Only the numbers are wanted here; the case itself runs afterwards and is judged. A first try says what the checksum of the latent should be.
         with contextlib.suppress(LoocError):
             codec.decode_latent(tuple(fields.segments[:count]), fields.code_checksum, *grid, fields.quality, model)
-        fields.code_checksum = recorded[-1].value if recorded else fields.code_checksum
+        if not recorded:
+            return
+        fields.code_checksum = recorded.pop().value
         if model.details is None or len(fields.segments) != count + 1 or not fields.segments[count]:
             return
-        with contextlib.suppress(LoocError):
+        try:
             latent_hat = codec.decode_latent(tuple(fields.segments[:count]), fields.code_checksum, *grid, fields.quality, model)
+        except LoocError:
+            return
+        recorded.clear()
+        with contextlib.suppress(LoocError):
             codec.decode_details(fields.segments[count], latent_hat, fields.quality, model)
-        if recorded[-1].value != fields.code_checksum:
-            fields.segments[count] = bytes([recorded[-1].value & 255]) + fields.segments[count][1:]
+        if recorded:
+            fields.segments[count] = bytes([recorded[0].value & 255]) + fields.segments[count][1:]
     finally:
         codec.CodeChecksum = original
 
