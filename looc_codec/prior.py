@@ -48,8 +48,6 @@ would take 6 GiB at once. Integer sums are exact, so strips change nothing."""
 STEP_HALO = 2
 """Rows around a strip that its results depend on: dilated 3x3 windows and neighbours up to two rows away."""
 
-GRADIENT_TILE = 48
-"""Latent positions along the side of a tile in which gradients are taken, a multiple of every lattice's stride."""
 LOG_SCALE_RANGE = (-112, 130)
 """Log scales (1/32) for which bits of Gaussians are computed; beyond, they are those of the nearest."""
 
@@ -630,45 +628,6 @@ class Prior(nn.Module):
                 progress.report((before + group * (number + 1) / len(levels)) / config.channels)
             before = end
         return latent_grid
-
-    def context_gradient(self, latent_hat: Tensor, quality: int, tile: int = GRADIENT_TILE) -> Tensor:
-        """What a latent costs or saves all units that are predicted from it: the gradient of their bits, `(d, h, w)` in bits per step.
-
-        `latent_hat` `(d, h, w)` int32 (1/16 steps) is a coded latent. Bits are those of Gaussians with the predicted means and scales, rounding passes
-        gradients straight through, and the bits of the latent itself do not count. For the encoder only; tile by tile, which bounds memory. Needs frozen tables.
-        """
-        assert self.tables is not None, "context_gradient needs exported integer tables"
-        _, height, width = latent_hat.shape
-        gradient, halo = torch.empty(latent_hat.shape), 2 * STEP_HALO
-        for top in range(0, height, tile):
-            for left in range(0, width, tile):
-                y0, x0 = max(0, top - halo), max(0, left - halo)
-                with torch.inference_mode(False), torch.enable_grad():
-                    part = latent_hat[None, :, y0 : top + tile + halo, x0 : left + tile + halo].float().requires_grad_()
-                    (found,) = torch.autograd.grad(self.bits_given(part, part.detach(), quality), part)
-                gradient[:, top : top + tile, left : left + tile] = found[0, :, top - y0 : top - y0 + tile, left - x0 : left - x0 + tile] * LATENT_ONE
-            progress.report(min(1.0, (top + tile) / height))
-        return gradient
-
-    def bits_given(self, latent_hat: Tensor, coded: Tensor, quality: int) -> Tensor:
-        """Bits of the coded latent `(1, d, h, w)` float (1/16 steps) when everything is predicted from `latent_hat`, as large, in its place."""
-        height, width = latent_hat.shape[2:]
-        base = self.tables["quality_log_scale"][quality - QUALITY_MIN, :, None, None]
-        known, bits, before = latent_hat[:, :0], latent_hat.new_zeros(()), 0
-        for index, group in enumerate(self.config.groups):
-            channels, seen = slice(before, before + group), torch.zeros(height, width)
-            own, target = latent_hat[:, channels], coded[:, channels]
-            for number, mask in enumerate(level_masks(levels_of_group(index), height, width)):
-                quality_row = self.tables[f"nets.{index}.{number}.quality"][quality - QUALITY_MIN, None, :, None, None]
-                context = torch.cat([known, compand(own * seen)], 1) if number else known
-                mean, log_scale = self.step(index, number, quality_row, context, own * seen)
-                log_scale = log_scale + base[channels]
-                scale = torch.exp(log_scale.clamp(*LOG_SCALE_RANGE) / ACTIVATION_ONE)
-                bits = bits + (gaussian_bits((target - mean) / LATENT_ONE, scale) * mask).sum()
-                seen = seen + mask
-            known = torch.cat([known, compand(own)], 1)
-            before += group
-        return bits
 
     def companded(self, latent: Tensor) -> Tensor:
         """`compand` of integer latents as int8, from the stored table."""

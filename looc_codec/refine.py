@@ -1,10 +1,12 @@
 """Refinement of the codes for the picture at hand (`--effort`). The decoder knows nothing of it.
 
-The analysis gives a latent, and codes are chosen as if an error in the latent were as large an error in the pixels. It is not quite: basis
-functions overlap and the synthesis is not linear. And a code is chosen for its own bits, though others are predicted from what it stands for.
-Here the codes are chosen again and again against a corrected target, the chosen
-latent minus the gradient of the true pixel error over its curvature and minus that of the bits of all units predicted from it (proximal gradient descent, with the choice of codes as the proximal
-step: Parikh and Boyd 2014, section 4.2). For an orthonormal linear synthesis the corrected target is the analysed latent itself.
+The analysis gives a latent, and codes are chosen as if an error in the latent were as large an error in the pixels. It is not: basis functions overlap, the synthesis is
+not linear and takes back much of what rounding does, and one analysis serves all pictures. Here the latent itself descends, picture by picture: its codes are chosen, and it
+moves against the gradient of the pixels' true error at these codes, which passes straight through the choice (Bengio, Léonard and Courville 2013).
+
+What a code's own rounding error explains of that gradient is left out, as a control variate. It says nothing of where the latent should be: where a code stays zero
+whatever the latent does, it would carry the latent away, round after round. The share that rounding errors explain, their slope, is measured in each channel of
+the picture. It is also the curvature that the channel has, 0.9 of the nominal one at the lowest and 0.2 at high frequencies, and by that it scales the way.
 """
 
 from __future__ import annotations
@@ -19,20 +21,19 @@ from looc_codec import progress
 from looc_codec.config import PATCH, RATE_DISTORTION_SLOPE, LoocConfig
 from looc_codec.model import LoocModel
 from looc_codec.prior import LATENT_ONE
-from looc_codec.quantizers.codebook import ENCODER_LAMBDA
 from looc_codec.wiener import REACH, Statistics, Wiener
 
 Coded = tuple[tuple[bytes, ...], int, Tensor]
 """Payload segments, code checksum and quantised latent `(d, h, w)` int32 (1/16 steps)."""
 
-CONTEXT_WEIGHT = 1.25
-"""Times `Prior.context_gradient`: how much codes are chosen for what is predicted from them. Cost after three rounds on four pictures (256 x 256, qualities
-20, 50, 80): -3.0, -1.1, -0.5% without, -3.3, -1.5, -0.6% with 1, -3.1, -1.6, -0.7% with 1.5, -1.1, -1.0, -0.4% with 2.5."""
-GRADIENT_LIMIT = 8.0
-"""Bits per step beyond which that gradient says nothing of a whole step."""
-DAMPING = 0.5
-"""Share of the way to each corrected target. On two pictures at quality 50, three rounds lowered the cost by 1.6-1.6, 2.2-2.2 and
-2.0-2.2% with 0.25, 0.5 and 0.8."""
+STEP, STEP_DECAY = 0.3, 0.4
+"""Share of the way to the minimum that the curvature promises in the first round, and power of the round's number by which later rounds go less far
+(docs/EXPERIMENTS.md, section 19)."""
+OWN_ERROR = 1.1
+"""How much of what the own rounding error explains is left out."""
+USUAL_SLOPE, USUAL_POSITIONS, SLOPES = 0.5, 32, (0.3, 1.0)
+"""What the slope of a channel is taken for, as if so many positions had said so, and its limits. Where hardly any code is above zero slopes of 0.1 are found, but
+steps that trust them go too far."""
 TILE_POSITIONS = 48
 """Latent positions along a tile's side (768 pixels): a gradient holds every activation of its tile."""
 
@@ -50,22 +51,22 @@ def lagrangian_cost(size_bytes: int, rgb: np.ndarray, decoded: np.ndarray, quali
 
 
 def refine(
-    latent: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, encode: Callable[[Tensor], Coded], *, rounds: int, halo: int, grey: bool = False, lagrangian: float = ENCODER_LAMBDA,
+    latent: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, encode: Callable[[Tensor], Coded], *, rounds: int, halo: int, grey: bool = False,
     report: Callable[[Coded, Wiener | None, float], None] | None = None,
 ) -> tuple[Coded, Wiener | None]:  # fmt: skip
     """The cheapest coding of the pixels `(H, W, 3)` uint8 among that of `latent` `(d, h, w)` in steps and `rounds` more, and its filter.
 
     A coding's cost is `lagrangian_cost`, with the gain of its filter as the fit promises it. `halo` is the reach of the synthesis in positions. A round takes an
-    encoding and about three syntheses; `lagrangian` is what `encode` weighs bits with; memory is bounded by the tile, not by the picture. `report` gets each
-    coding, its filter and its cost. Pixels are corrected as the filter of the round before leaves them.
+    encoding and about three syntheses; memory is bounded by the tile, not by the picture. `report` gets each coding, its filter and its cost. Pixels are corrected as the
+    filter of the round before leaves them.
     """
     best, best_cost, target, wiener = None, np.inf, latent, None
     error_worth = bits_per_error(quality, model.config)
     for index in range(rounds + 1):
         start, share = index / (rounds + 1), 1 / (rounds + 1)
-        with progress.part(start, start + 0.1 * share):
+        with progress.part(start, start + 0.15 * share):
             coded = encode(target)
-        with progress.part(start + 0.1 * share, start + 0.8 * share):
+        with progress.part(start + 0.15 * share, start + share):
             decoded, correction, statistics = decode_with_correction(coded[2], rgb, quality, model, halo, grey, wiener, corrected=index < rounds)
         wiener, gain = statistics.fit(error_worth)
         size_bytes = sum(map(len, coded[0])) + (len(wiener.to_bytes()) if wiener else 0)
@@ -75,12 +76,17 @@ def refine(
         if report is not None:
             report(coded, wiener, cost)
         if index < rounds:
-            # Half the gradient of lambda times the bits, as the correction is half the gradient of the squared error.
-            with progress.part(start + 0.8 * share, start + share):
-                dearer = model.prior.context_gradient(coded[2], quality).clamp(-GRADIENT_LIMIT, GRADIENT_LIMIT)
-            correction = correction + CONTEXT_WEIGHT * lagrangian / 2 * dearer
-            target = torch.lerp(target, coded[2].float() / LATENT_ONE - correction, DAMPING)
+            target = target + STEP / (index + 1) ** STEP_DECAY * descent(coded[2].float() / LATENT_ONE - target, correction)
     return best
+
+
+def descent(error: Tensor, correction: Tensor) -> Tensor:
+    """The way from a latent to the minimum near it, `(d, h, w)` in steps: from the rounding `error` of its codes and the gradient of the pixels' error over its nominal
+    curvature, as large."""
+    energy, positions = error.square().sum((1, 2)), error[0].numel()
+    usual = USUAL_POSITIONS / positions * energy.mean() + torch.finfo(energy.dtype).tiny
+    slope = ((error * correction).sum((1, 2)) + USUAL_SLOPE * usual) / (energy + usual)
+    return OWN_ERROR * error - correction / slope.clamp(*SLOPES)[:, None, None]
 
 
 def decode_with_correction(
@@ -108,7 +114,8 @@ def decode_with_correction(
                     pixels = (plain if wiener is None else wiener.apply(plain, (0, 0, 0, 0)))[:, : original.shape[1], : original.shape[2]]
                     if grey:
                         pixels = pixels.mean(0, keepdim=True).expand(3, -1, -1)
-                    (gradient,) = torch.autograd.grad((pixels - original).square().sum(), part)
+                    # Outside of 0..255 an error is cut off.
+                    (gradient,) = torch.autograd.grad((pixels.clamp(0, 255) - original).square().sum(), part)
                     inner = (slice(None), slice(top - y0, bottom - y0), slice(left - x0, right - x0))
                     correction[:, top:bottom, left:right] = (gradient[0] / curvature)[inner].cpu()
             plain = plain.detach()

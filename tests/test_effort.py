@@ -68,33 +68,20 @@ def test_correction_of_an_orthonormal_transform_is_the_error_of_the_latent():
     assert (latent_hat.float() / 16 - correction - latent).abs().max() < 1e-3
 
 
-def test_gradient_through_contexts_of_tiles_is_that_of_the_whole(tiny_model):
-    latent_hat = codec.encode_latent(codec.analyse(photo(300, 230), 60, tiny_model), 60, tiny_model)[2]
-    whole, tiled = (tiny_model.prior.context_gradient(latent_hat, 60, tile=tile) for tile in (100, 4))
-    assert whole.abs().max() > 0.01
-    torch.testing.assert_close(tiled, whole, rtol=1e-3, atol=1e-4)
+def test_descent_leaves_what_rounding_explains():
+    """A correction that is a multiple of the own error moves a latent by a tenth of that error at most, one that is not by all of it over the slope."""
+    error = torch.randn(4, 20, 30, generator=torch.Generator().manual_seed(0))
+    slope = torch.tensor([0.3, 0.5, 0.8, 1.0])[:, None, None]
+    moved = refine.descent(error, slope * error)
+    assert (moved - 0.1 * error).abs().max() < 0.1 * error.abs().max()
+    other = torch.randn(4, 20, 30, generator=torch.Generator().manual_seed(1))
+    other -= (other * error).sum((1, 2), keepdim=True) / error.square().sum((1, 2), keepdim=True) * error
+    torch.testing.assert_close(refine.descent(error, slope * error + other) - moved, refine.descent(torch.zeros_like(error), other) * 0.5 / slope, rtol=0.1, atol=0.1)
 
 
-def test_what_nothing_is_predicted_from_has_no_gradient_through_contexts(tiny_model):
-    """The last level of the last group; a change of any latent before it reaches bits."""
-    from looc_codec.prior import level_masks, levels_of_group
-
-    groups = tiny_model.config.groups
-    latent_hat = codec.encode_latent(codec.analyse(photo(160, 130), 80, tiny_model), 80, tiny_model)[2]
-    gradient = tiny_model.prior.context_gradient(latent_hat, 80)[-groups[-1] :]
-    first, last = level_masks(levels_of_group(len(groups) - 1), *latent_hat.shape[1:])
-    assert not gradient[:, last].any() and gradient[:, first].any()
-
-
-def test_bits_follow_the_gradient_through_contexts(tiny_model):
-    """Steps of the latents with the largest gradients change the bits of what is predicted from them about as much as the gradient says."""
-    coded = codec.encode_latent(codec.analyse(photo(160, 130), 60, tiny_model), 60, tiny_model)[2]
-    gradient = tiny_model.prior.context_gradient(coded, 60)
-    step = gradient.sign() * (gradient.abs() > gradient.abs().quantile(0.99))
-    with torch.no_grad():
-        lower, upper = (float(tiny_model.prior.bits_given((coded + sign * 16 * step)[None].float(), coded[None].float(), 60)) for sign in (-1, 1))
-    expected = 2 * float((gradient * step).sum())
-    assert 0.5 * expected < upper - lower < 2 * expected
+def test_nothing_to_correct_moves_nothing():
+    still = torch.zeros(3, 2, 2)
+    assert torch.equal(refine.descent(still, still), still)
 
 
 @pytest.mark.parametrize("effort", [-1, 4, 1.5, "2", None])
