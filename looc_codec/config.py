@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from looc_codec.errors import ModelError
 
 QUALITY_MIN, QUALITY_MAX = 1, 100
+METRICS = ("mse", "ms-ssim")
+"""What a model can be trained for (distortion.py)."""
 PATCH = 16
 """Pixels per latent position along each axis."""
 _LIMITS = {
@@ -34,7 +36,7 @@ class LoocConfig:
 
     `channels` is d, `codevector_dim` d*, `codebook_size` K; a position has m = d / d* units. All widths are
     channel counts; `*_blocks` count residual blocks at 1/16, 1/8 and 1/4 of the picture's resolution. `trellis_states` is 8, or 1 where
-    every unit is quantised by itself. `detail_channels` of the DCT are coded as details from `detail_quality` on (details.py), by a network of `detail_width` features; 0 for none.
+    every unit is quantised by itself. `metric` is the distortion that the model was trained for, of `METRICS`, which `--effort` serves, too. `detail_channels` of the DCT are coded as details from `detail_quality` on (details.py), by a network of `detail_width` features; 0 for none.
     """
 
     name: str = "photo"
@@ -58,6 +60,7 @@ class LoocConfig:
     quality_anchors: int = 8
     step_coarsest: float = 256.0
     step_finest: float = 8.0
+    metric: str = "mse"
 
     def __post_init__(self) -> None:
         problems = self._problems_of_fields()
@@ -103,6 +106,8 @@ class LoocConfig:
                 problems.append(f"{name} {value!r} is not a step in pixel units")
         if not isinstance(self.name, str):
             problems.append(f"name {self.name!r} is not text")
+        if self.metric not in METRICS:
+            problems.append(f"metric {self.metric!r} is none of {', '.join(METRICS)}")
         return problems
 
     @property

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from looc_codec import progress
 from looc_codec.config import PATCH, RATE_DISTORTION_SLOPE, LoocConfig
+from looc_codec.distortion import MS_SSIM_MIN_SIDE, distortion
 from looc_codec.model import LoocModel
 from looc_codec.prior import LATENT_ONE
 from looc_codec.wiener import REACH, Statistics, Wiener
@@ -44,10 +45,24 @@ def bits_per_error(quality: int, config: LoocConfig) -> float:
 
 
 def lagrangian_cost(size_bytes: int, rgb: np.ndarray, decoded: np.ndarray, quality: int, config: LoocConfig) -> float:
-    """Bits per pixel plus lambda times the MSE of the decoded 8-bit picture, both `(H, W, 3)` uint8."""
-    error = rgb.astype(np.int32) - decoded
-    bits = 8 * size_bytes + bits_per_error(quality, config) * float(np.sum(error * error, dtype=np.int64))
-    return bits / (rgb.shape[0] * rgb.shape[1])
+    """Bits per pixel plus lambda times the distortion, in the model's metric, of the decoded 8-bit picture, both `(H, W, 3)` uint8."""
+    if config.metric == "mse":
+        error = rgb.astype(np.int32) - decoded
+        total = float(np.sum(error * error, dtype=np.int64))
+    else:
+        side, total = TILE_POSITIONS * PATCH, 0.0
+        for top in range(0, rgb.shape[0], side):
+            for left in range(0, rgb.shape[1], side):
+                tiles = (torch.from_numpy(picture[top : top + side, left : left + side].copy()).permute(2, 0, 1).float() for picture in (decoded, rgb))
+                total += float(summed_distortion(*tiles, config.metric))
+    return (8 * size_bytes + bits_per_error(quality, config) * total) / (rgb.shape[0] * rgb.shape[1])
+
+
+def summed_distortion(pixels: Tensor, original: Tensor, metric: str) -> Tensor:
+    """Distortion of pixels `(3, H, W)` float32, cut off at 0 and 255 as a picture is, as squared error summed over all samples; by MSE where a side is too short for the metric."""
+    if min(original.shape[1:]) < MS_SSIM_MIN_SIDE:
+        metric = "mse"
+    return distortion(metric, pixels.clamp(0, 255)[None], original[None])[0] * original.numel()
 
 
 def refine(
@@ -56,7 +71,7 @@ def refine(
 ) -> tuple[Coded, Wiener | None]:  # fmt: skip
     """The cheapest coding of the pixels `(H, W, 3)` uint8 among that of `latent` `(d, h, w)` in steps and `rounds` more, and its filter.
 
-    A coding's cost is `lagrangian_cost`, with the gain of its filter as the fit promises it. `halo` is the reach of the synthesis in positions. A round takes an
+    A coding's cost is `lagrangian_cost`, with the gain of its filter as the fit promises it where that is the model's metric. `halo` is the reach of the synthesis in positions. A round takes an
     encoding and about three syntheses; memory is bounded by the tile, not by the picture. `report` gets each coding, its filter and its cost. Pixels are corrected as the
     filter of the round before leaves them.
     """
@@ -70,7 +85,9 @@ def refine(
             decoded, correction, statistics = decode_with_correction(coded[2], rgb, quality, model, halo, grey, wiener, corrected=index < rounds)
         wiener, gain = statistics.fit(error_worth)
         size_bytes = sum(map(len, coded[0])) + (len(wiener.to_bytes()) if wiener else 0)
-        cost = lagrangian_cost(size_bytes, rgb, decoded, quality, model.config) - error_worth * gain / (rgb.shape[0] * rgb.shape[1])
+        cost = lagrangian_cost(size_bytes, rgb, decoded, quality, model.config)
+        if model.config.metric == "mse":
+            cost -= error_worth * gain / (rgb.shape[0] * rgb.shape[1])
         if cost < best_cost:
             best, best_cost = (coded, wiener), cost
         if report is not None:
@@ -92,7 +109,7 @@ def descent(error: Tensor, correction: Tensor) -> Tensor:
 def decode_with_correction(
     latent_hat: Tensor, rgb: np.ndarray, quality: int, model: LoocModel, halo: int, grey: bool, wiener: Wiener | None = None, *, corrected: bool = True, tile: int = TILE_POSITIONS
 ) -> tuple[np.ndarray, Tensor, Statistics]:
-    """The synthesised picture `(H, W, 3)` uint8, before any filter; the gradient of its squared error over the curvature, `(d, h, w)` in steps, when it
+    """The synthesised picture `(H, W, 3)` uint8, before any filter; the gradient of its distortion, in the model's metric, over the curvature of squared error, `(d, h, w)` in steps, when it
     passes through the filter given; and what a filter of its own is fitted from. Without `corrected` the gradient is left out, which halves the time."""
     synthesis = model.synthesis
     device = next(synthesis.parameters()).device
@@ -114,8 +131,7 @@ def decode_with_correction(
                     pixels = (plain if wiener is None else wiener.apply(plain, (0, 0, 0, 0)))[:, : original.shape[1], : original.shape[2]]
                     if grey:
                         pixels = pixels.mean(0, keepdim=True).expand(3, -1, -1)
-                    # Outside of 0..255 an error is cut off.
-                    (gradient,) = torch.autograd.grad((pixels.clamp(0, 255) - original).square().sum(), part)
+                    (gradient,) = torch.autograd.grad(summed_distortion(pixels, original, model.config.metric), part)
                     inner = (slice(None), slice(top - y0, bottom - y0), slice(left - x0, right - x0))
                     correction[:, top:bottom, left:right] = (gradient[0] / curvature)[inner].cpu()
             plain = plain.detach()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +38,34 @@ def test_effort_gains_with_the_shipped_weights():
     model = codec.load_model()
     costs = [cost(codec.compress(rgb, quality=30, model=model, effort=effort), rgb, 30, model) for effort in (0, 1, 2)]
     assert costs[1] < 0.997 * costs[0] and costs[2] < 0.995 * costs[0]
+
+
+def test_effort_serves_the_metric_of_the_model(tiny_model_file):
+    """By structure where a picture is large enough for it, by squared error elsewhere."""
+    model = codec.load_model(tiny_model_file)
+    model = copy.copy(model)
+    model.config = dataclasses.replace(model.config, metric="ms-ssim")
+    large, small = photo(200, 170), photo(200, 100)
+    for rgb in (large, small):
+        costs = [cost(codec.compress(rgb, quality=40, model=model, effort=effort), rgb, 40, model) for effort in range(3)]
+        assert costs == sorted(costs, reverse=True)
+    decoded = np.asarray(codec.decompress(codec.compress(large, quality=40, model=model), model=model).convert("RGB"))
+    by_structure, by_error = (refine.lagrangian_cost(0, large, decoded, 40, dataclasses.replace(model.config, metric=metric)) for metric in ("ms-ssim", "mse"))
+    assert by_structure != pytest.approx(by_error, rel=0.05)
+    decoded = np.asarray(codec.decompress(codec.compress(small, quality=40, model=model), model=model).convert("RGB"))
+    by_structure, by_error = (refine.lagrangian_cost(0, small, decoded, 40, dataclasses.replace(model.config, metric=metric)) for metric in ("ms-ssim", "mse"))
+    assert by_structure == pytest.approx(by_error, rel=1e-4)
+
+
+def test_effort_of_the_shipped_structure_model_gains_structure():
+    from skimage.data import astronaut
+
+    from looc_codec import metrics
+
+    rgb = np.ascontiguousarray(astronaut()[:192, 130:322, :3])
+    plain, refined = (codec.compress(rgb, quality=30, model="photo-ssim", effort=effort) for effort in (0, 1))
+    similar = [1 - metrics.ms_ssim(rgb, np.asarray(codec.decompress(data).convert("RGB"))) for data in (plain, refined)]
+    assert similar[1] < 0.97 * similar[0] and len(refined) < 1.04 * len(plain)
 
 
 def test_grey_pictures_are_refined_as_grey(tiny_model):

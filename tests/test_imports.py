@@ -19,7 +19,7 @@ LAYERS = (
     {"refine"},
     {"model"},
     {"wiener", "details"},
-    {"quantizers", "prior", "transforms", "data", "datasets"},
+    {"quantizers", "prior", "transforms", "distortion", "data", "datasets"},
     {"entropy", "container", "images", "metrics", "files", "registry", "config", "packing"},
     {"errors", "progress"},
 )

@@ -17,12 +17,13 @@ from test_codec import photo
 from looc_codec import codec
 from looc_codec.container import pack, unpack
 from looc_codec.data import PictureStore, load_pictures
+from looc_codec.distortion import MS_SSIM_IN_MSE, MSE_SHARE, distortion
 from looc_codec.errors import ImageError, ModelError
 from looc_codec.model import LoocModel, load_model
 from looc_codec.training.codes import latent_of, units_of
 from looc_codec.training.grow import grown
 from looc_codec.training.loop import Trainer, TrainOptions, has_fast_bf16
-from looc_codec.training.loss import MS_SSIM_IN_MSE, MSE_SHARE, distortion, distortion_weight
+from looc_codec.training.loss import distortion_weight
 from looc_codec.training.run import CHECKPOINT, WEIGHTS, RunRequest, train
 
 

@@ -56,7 +56,7 @@ CODECS = {
     for info in (
         CodecInfo("looc", "looc", "on the CPU, one thread", (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100), 1, 100),
         *(
-            CodecInfo(f"looc-effort{effort}", f"looc, effort {effort}", f"--effort {effort}, on the CPU, one thread", (10, 25, 40, 60, 80, 100), 1, 100)
+            CodecInfo(f"looc-effort{effort}", f"looc, effort {effort}", f"--effort {effort}, on the CPU, one thread", (1, 10, 25, 40, 60, 80, 100), 1, 100)
             for effort in (1, 2, 3)
         ),
         CodecInfo(

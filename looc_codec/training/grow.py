@@ -17,7 +17,7 @@ from looc_codec.transforms import KERNEL, OVERLAP, QualityTable
 
 GROWING = ("prior_depth", "prior_width", "analysis_widths", "analysis_blocks", "synthesis_widths", "synthesis_blocks")
 """Sizes that may become larger."""
-FREE = ("name", "version", "codevector_dim", "codebook_size", "ratio_classes", "trellis_states", "step_coarsest", "step_finest", "detail_channels", "detail_width", "detail_quality")
+FREE = ("name", "version", "metric", "codevector_dim", "codebook_size", "ratio_classes", "trellis_states", "step_coarsest", "step_finest", "detail_channels", "detail_width", "detail_quality")
 """Fields that no trained shape depends on. The codebook and its tables are fitted anew at the end of every run, and
 quality tables are read off at the new steps."""
 CROPS, CROP, RIDGE = 480, 192, 1e-5

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN
 from looc_codec.data import PictureStore
+from looc_codec.distortion import distortion, mean_squared_error
 from looc_codec.errors import ModelError
 from looc_codec.model import LoocModel
 from looc_codec.training.checkpoint import load_checkpoint, save_checkpoint
 from looc_codec.training.codes import CodeFitter, has_triton
-from looc_codec.training.loss import distortion, distortion_weight, mean_squared_error, require_metric
+from looc_codec.training.loss import distortion_weight, require_metric
 from looc_codec.training.parallel import Processes
 from looc_codec.training.recording import Recorded
 from looc_codec.training.soap import Soap

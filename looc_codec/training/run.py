@@ -72,9 +72,11 @@ def starting_model(request: RunRequest, store: PictureStore) -> LoocModel:
     if request.init is None:
         model = LoocModel(LoocConfig.from_dict(request.config), measured_channel_order(store)).to(request.device)
         start_scales_from_data(model, store)
-        return model
-    model = model_of(request.init)
-    return grown(model, LoocConfig.from_dict(model.config.to_dict() | request.config), store)
+    else:
+        model = model_of(request.init)
+        model = grown(model, LoocConfig.from_dict(model.config.to_dict() | request.config), store)
+    model.config = dataclasses.replace(model.config, metric=request.options.metric)
+    return model
 
 
 def model_of(path: Path) -> LoocModel:

@@ -1,0 +1,76 @@
+"""Distortions that a gradient passes through, one picture at a time, in units of MSE on the 0..255 scale."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from looc_codec.transforms import without_tf32
+
+MS_SSIM_IN_MSE = 1300.0
+"""MSE (0..255 scale) that a loss of 1 of MS-SSIM stands for, so that a quality keeps about its rate: models trained for the
+one or the other are commonly compared at weights in this proportion (0.0018 x 255^2 and 2.4 up to 0.0483 x 255^2 and 60.5)."""
+MSE_SHARE = 0.1
+"""Part of the MSE in the distortion "ms-ssim": structure alone leaves brightness and colour of flat areas free to drift."""
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Of the scales, the finest first (Wang et al. 2003)."""
+MS_SSIM_MIN_SIDE = 161
+"""Pixels: the window of 11 has to fit four times halved pictures."""
+
+
+def mean_squared_error(decoded: Tensor, pixels: Tensor) -> Tensor:
+    """MSE of each picture of `(B, 3, H, W)`: `(B,)`."""
+    return (decoded - pixels).square().mean((1, 2, 3))
+
+
+@functools.lru_cache(maxsize=4)
+def gaussian_window(channels: int, device: torch.device) -> Tensor:
+    """The window of SSIM along one axis, `(channels, 1, 1, 11)`. Kept, because a recorded step cannot fetch numbers from the host."""
+    with torch.inference_mode(False):
+        offset = torch.arange(11) - 5.0
+        window = torch.exp(-(offset**2) / (2 * 1.5**2))
+        return (window / window.sum()).expand(channels, 1, 1, 11).contiguous().to(device)
+
+
+def blurred(maps: Tensor, window: Tensor) -> Tensor:
+    """`(B, C, h, w)` under the window in both directions, without a margin: `(B, C, h - 10, w - 10)`."""
+    channels = maps.shape[1]
+    return F.conv2d(F.conv2d(maps, window, groups=channels), window.transpose(2, 3), groups=channels)
+
+
+def structural_similarity(first: Tensor, second: Tensor) -> Tensor:
+    """MS-SSIM of each pair of pictures `(B, 3, H, W)` float32 of 0..255, sides over 160: `(B,)` (Wang et al. 2003).
+
+    As metrics.ms_ssim has it, but with a finite gradient everywhere and nothing that a recorded step cannot do: a scale whose
+    structures are opposed counts as a little more than 0.
+    """
+    centre, small = 128.0, 1e-4
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    window = gaussian_window(first.shape[1], first.device)
+    # Differences of squares need all digits of float32, and small means.
+    first, second, logs = first - centre, second - centre, 0.0
+    with without_tf32():
+        for scale, weight in enumerate(MS_SSIM_WEIGHTS):
+            maps = torch.cat([first, second, first * first, second * second, first * second])
+            mean1, mean2, square1, square2, product = blurred(maps, window).chunk(5)
+            variance1, variance2, covariance = square1 - mean1 * mean1, square2 - mean2 * mean2, product - mean1 * mean2
+            value = (2 * covariance + c2) / (variance1 + variance2 + c2)
+            if scale == len(MS_SSIM_WEIGHTS) - 1:
+                mean1, mean2 = mean1 + centre, mean2 + centre
+                value = value * (2 * mean1 * mean2 + c1) / (mean1 * mean1 + mean2 * mean2 + c1)
+            logs = logs + weight * value.mean((2, 3)).clamp_min(small).log()
+            first, second = (F.avg_pool2d(maps, 2, padding=[side % 2 for side in maps.shape[2:]]) for maps in (first, second))
+    return logs.exp().mean(1)
+
+
+def distortion(metric: str, decoded: Tensor, pixels: Tensor) -> Tensor:
+    """What a metric of `config.METRICS` says of each picture of `(B, 3, H, W)` float32 (0..255), in units of MSE: `(B,)`."""
+    error = mean_squared_error(decoded, pixels)
+    if metric == "mse":
+        return error
+    with torch.autocast(pixels.device.type, enabled=False):
+        structure = 1 - structural_similarity(decoded.float(), pixels.float())
+    return MSE_SHARE * error + (1 - MSE_SHARE) * MS_SSIM_IN_MSE * structure
