@@ -423,8 +423,8 @@ def compress_picture(
 ) -> bytes:
     """A picture with its metadata as the bytes of a .looc file.
 
-    `quality` is a whole number of 1..100, `effort` of 0 (fast) to 3 (smallest). Raises ImageError for one outside or an
-    unusable picture, ModelError when there is no such model.
+    `quality` is a whole number of 1..100, `effort` of 0 (fast) to 3 (the best picture for its bytes, of which there may be a few more). Raises ImageError
+    for one outside or an unusable picture, ModelError when there is no such model.
     """
     if not isinstance(quality, (int, np.integer)) or not QUALITY_MIN <= quality <= QUALITY_MAX:
         raise ImageError(f"quality {quality!r} is not a whole number of {QUALITY_MIN} to {QUALITY_MAX}")

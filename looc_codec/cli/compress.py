@@ -57,7 +57,7 @@ def compress(
         typer.Option("--target-psnr", metavar="DB", help="At least so many dB of PSNR instead of -q.", show_default=False),
     ] = None,
     effort: Annotated[
-        int, typer.Option("--effort", min=0, max=3, help="Time spent on smaller files: 0 fast, 3 slow. Restoring takes no longer.")
+        int, typer.Option("--effort", min=0, max=3, help="Time spent on a better picture for its bytes: 0 fast, 3 slow. Restoring takes no longer.")
     ] = 0,
     model: ModelOption = "photo",
     device: DeviceOption = Device.cpu,
