@@ -22,12 +22,14 @@ from looc_codec.report.summary import READING_RATES_BPP, Summary, bd_table, read
 
 BEGIN, END = "<!-- kodak -->\n", "<!-- /kodak -->"
 PEERS = ("jpeg", "webp", "avif")
+SLOWEST = "looc-effort3"
 
 
 def summary_of(results: Results) -> Summary:
     """Means over all pictures at each codec's default qualities, as the report has them."""
     names = [name for name, metric in METRICS.items() if metric.key in results.metrics]
-    qualities = {name: CODECS[name].qualities for name in ("looc", *PEERS)}
+    measured = {point["codec"] for point in results.points}
+    qualities = {name: CODECS[name].qualities for name in ("looc", SLOWEST, *PEERS) if name in measured}
     return summarise(results, [picture["name"] for picture in results.pictures], qualities, names)
 
 
@@ -37,13 +39,14 @@ def rows_to_markdown(rows: list[list[str]]) -> str:
 
 
 def rates(summary: Summary, label: str) -> list[list[str]]:
-    """BD-rates of looc against each peer, a row for each metric."""
+    """BD-rates of looc against each peer, a row for each metric and effort."""
     rows = [[label, *(summary.labels[peer] for peer in PEERS)]]
     for metric in METRICS.values():
-        if metric.key in summary.curves:
-            table = bd_table(summary, metric.key)["looc"]
-            cells = [f"{table[peer][0].value:+.1f}%" if table[peer][0].value is not None else table[peer][0].word for peer in PEERS]
-            rows.append([metric.label, *(f"**{cell}**" if cell.startswith("-") else cell for cell in cells)])
+        for name in ("looc", SLOWEST):
+            if name in summary.curves.get(metric.key, {}):
+                table = bd_table(summary, metric.key)[name]
+                cells = [f"{table[peer][0].value:+.1f}%" if table[peer][0].value is not None else table[peer][0].word for peer in PEERS]
+                rows.append([metric.label + summary.labels[name].removeprefix("looc"), *(f"**{cell}**" if cell.startswith("-") else cell for cell in cells)])
     return rows
 
 
@@ -51,9 +54,9 @@ def figures(summary: Summary, structure: Summary) -> str:
     """PSNR at fixed rates, BD-rates of both models against each peer, rate and PSNR of each quality."""
     curves = summary.curves["psnr_db"]
     readings = [["PSNR dB at bits per pixel", *(f"{rate:g}" for rate in READING_RATES_BPP)]]
-    for name in ("looc", *PEERS):
+    for name in curves:
         values = [reading(curves[name], rate) for rate in READING_RATES_BPP]
-        label = f"**{curves[name].label}**" if name == "looc" else curves[name].label
+        label = f"**{curves[name].label}**" if name.startswith("looc") else curves[name].label
         readings.append([label, *("-" if value is None else f"{value:.2f}" for value in values)])
     points = curves["looc"].points
     qualities = [
