@@ -32,8 +32,8 @@ from looc_codec.wiener import Statistics, Wiener
 
 DEFAULT_MODEL = "photo"
 DEFAULT_QUALITY = 50
-EFFORT_ROUNDS = (0, 2, 4, 8)
-"""Rounds of refinement of each effort; docs/EXPERIMENTS.md, section 19, has what they gain and cost."""
+EFFORT_ROUNDS = (0, 2, 6, 16)
+"""Rounds of refinement of each effort; docs/EXPERIMENTS.md, section 20, has what they gain and cost."""
 ANALYSIS_SHARE, FILTER_SHARE, LATENT_SHARE, ROUND_COST = 0.25, 0.4, 0.25, 2
 """For progress: the analysis's share of the time of compressing without effort, the filter's of the rest, that of the codes in decompressing, and what a
 round of effort takes in times of compressing without it."""

@@ -14,11 +14,12 @@ METRICS = ("mse", "ms-ssim")
 """What a model can be trained for (distortion.py)."""
 PATCH = 16
 """Pixels per latent position along each axis."""
+TRELLIS_STATES = 128
 _LIMITS = {
     "version": (0, 2**31), "channels": (1, 768), "codevector_dim": (1, 16), "codebook_size": (16, 32767), "groups": (1, 768),
     "prior_width": (1, 512), "prior_depth": (0, 8), "scale_classes": (1, 256),
     "ratio_classes": (1, 63), "analysis_widths": (1, 1024), "analysis_blocks": (0, 32), "synthesis_widths": (1, 1024),
-    "synthesis_blocks": (0, 32), "quality_anchors": (2, 100), "trellis_states": (1, 8),
+    "synthesis_blocks": (0, 32), "quality_anchors": (2, 100), "trellis_states": (1, TRELLIS_STATES),
     "detail_channels": (0, 768), "detail_width": (1, 512), "detail_quality": (1, 100),
 }  # fmt: skip
 """Smallest and largest value of every whole number: a weights file from anywhere must not make looc build a network of any size.
@@ -35,7 +36,7 @@ class LoocConfig:
     """Sizes of a LooC-VAE in codec mode (names follow the LooC paper where it has one).
 
     `channels` is d, `codevector_dim` d*, `codebook_size` K; a position has m = d / d* units. All widths are
-    channel counts; `*_blocks` count residual blocks at 1/16, 1/8 and 1/4 of the picture's resolution. `trellis_states` is 8, or 1 where
+    channel counts; `*_blocks` count residual blocks at 1/16, 1/8 and 1/4 of the picture's resolution. `trellis_states` is TRELLIS_STATES, or 1 where
     every unit is quantised by itself. `metric` is the distortion that the model was trained for, of `METRICS`, which `--effort` serves, too. `detail_channels` of the DCT are coded as details from `detail_quality` on (details.py), by a network of `detail_width` features; 0 for none.
     """
 
@@ -49,7 +50,7 @@ class LoocConfig:
     prior_depth: int = 2
     scale_classes: int = 48
     ratio_classes: int = 9
-    trellis_states: int = 8
+    trellis_states: int = TRELLIS_STATES
     detail_channels: int = 0
     detail_width: int = 40
     detail_quality: int = 60
@@ -76,8 +77,8 @@ class LoocConfig:
             problems.append("ratio_classes above 1 need codevector_dim 2")
         if self.ratio_classes % 2 == 0:
             problems.append("ratio_classes must be odd")
-        if self.trellis_states not in (1, 8):
-            problems.append("trellis_states must be 1 or 8")
+        if self.trellis_states not in (1, TRELLIS_STATES):
+            problems.append(f"trellis_states must be 1 or {TRELLIS_STATES}")
         if self.trellis_states > 1 and (self.codevector_dim > 2 or self.codebook_size % 2):
             problems.append("a trellis needs codevector_dim 1 or 2 and an even codebook_size")
         # Every row of codes may have one of set 1 and one of first digits beside it, and two rows serve escaped units.

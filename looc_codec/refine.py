@@ -27,12 +27,12 @@ from looc_codec.wiener import REACH, Statistics, Wiener
 Coded = tuple[tuple[bytes, ...], int, Tensor]
 """Payload segments, code checksum and quantised latent `(d, h, w)` int32 (1/16 steps)."""
 
-STEP, STEP_DECAY = 0.3, 0.4
-"""Share of the way to the minimum that the curvature promises in the first round, and power of the round's number by which later rounds go less far
-(docs/EXPERIMENTS.md, section 19)."""
+STEP, STEP_DECAY, MOMENTUM = 0.25, 0.3, 0.3
+"""Share of the way to the minimum that the curvature promises in the first round, power of the round's number by which later rounds go less far, and how much of a round's
+way the next one goes on with: rounding makes every gradient a noisy one (docs/EXPERIMENTS.md, sections 19 and 20)."""
 OWN_ERROR = 1.1
 """How much of what the own rounding error explains is left out."""
-USUAL_SLOPE, USUAL_POSITIONS, SLOPES = 0.5, 32, (0.3, 1.0)
+USUAL_SLOPE, USUAL_POSITIONS, SLOPES = 0.5, 32, (0.2, 1.0)
 """What the slope of a channel is taken for, as if so many positions had said so, and its limits. Where hardly any code is above zero slopes of 0.1 are found, but
 steps that trust them go too far."""
 TILE_POSITIONS = 48
@@ -75,7 +75,7 @@ def refine(
     encoding and about three syntheses; memory is bounded by the tile, not by the picture. `report` gets each coding, its filter and its cost. Pixels are corrected as the
     filter of the round before leaves them.
     """
-    best, best_cost, target, wiener = None, np.inf, latent, None
+    best, best_cost, target, way, wiener = None, np.inf, latent, torch.zeros_like(latent), None
     error_worth = bits_per_error(quality, model.config)
     for index in range(rounds + 1):
         start, share = index / (rounds + 1), 1 / (rounds + 1)
@@ -93,7 +93,8 @@ def refine(
         if report is not None:
             report(coded, wiener, cost)
         if index < rounds:
-            target = target + STEP / (index + 1) ** STEP_DECAY * descent(coded[2].float() / LATENT_ONE - target, correction)
+            way = MOMENTUM * way + descent(coded[2].float() / LATENT_ONE - target, correction)
+            target = target + STEP / (index + 1) ** STEP_DECAY * way
     return best
 
 

@@ -202,7 +202,8 @@ class Statistics:
         for top in range(0, height, STRIP_ROWS):
             bottom = min(top + STRIP_ROWS, height)
             strip = framed[:, top : bottom + 2 * REACH]
-            error = torch.einsum("ci,iyx->cyx", axes, original[:, top:bottom] - strip[:, REACH:-REACH, REACH:-REACH]).flatten(1)
+            # What is beyond 0 and 255 is cut off after the filter, so there is nothing to mend.
+            error = torch.einsum("ci,iyx->cyx", axes, original[:, top:bottom] - strip[:, REACH:-REACH, REACH:-REACH].clamp(0, 255)).flatten(1)
             features = features_of(torch.einsum("ci,iyx->cyx", axes, strip - GREY_CENTRE))
             self.products += (features @ features.T).double().cpu().numpy()
             self.errors += (features @ error.T).double().cpu().numpy()

@@ -25,7 +25,7 @@ CASES = {
     "v1-70x50-q15": (70, 50, 15), "v1-70x50-q90": (70, 50, 90), "v1-1x1-q50": (1, 1, 50), "v1-33x130-q60": (33, 130, 60), "v1-150x101-q60-filter": (150, 101, 60),
     "v1-70x50-q90-trellis": (70, 50, 90), "v1-300x200-q60-trellis": (300, 200, 60), "v1-150x101-q80-details": (150, 101, 80),
 }  # fmt: skip
-MODELS = {"looc-golden": {"trellis_states": 1}, "looc-golden-trellis": {"trellis_states": 8}, "looc-golden-details": {"detail_channels": 64, "detail_width": 8}}
+MODELS = {"looc-golden": {"trellis_states": 1}, "looc-golden-trellis": {}, "looc-golden-details": {"detail_channels": 64, "detail_width": 8}}
 
 
 def model_name(case: str) -> str:

@@ -9,10 +9,11 @@ import pytest
 import torch
 from conftest import build_tiny_model, tiny_config
 
+from looc_codec.config import TRELLIS_STATES
 from looc_codec.errors import ModelError
 from looc_codec.model import LoocModel
 from looc_codec.quantizers.codebook import ENCODER_LAMBDA, FIXED_ONE, TRELLIS_SPACING, SharedCodebook, trellis_lattice
-from looc_codec.quantizers.trellis import NEXT_STATE, PATH_UNITS, SETS, STATES, best_choices, path_count, path_units
+from looc_codec.quantizers.trellis import NEXT_STATE, PATH_UNITS, SETS, best_choices, path_count, path_units
 from looc_codec.training.codes import CodeFitter
 
 
@@ -27,7 +28,7 @@ def walk(entries) -> bool:
 
 
 def test_every_state_is_entered_twice():
-    assert sorted(NEXT_STATE.flatten()) == sorted(list(range(STATES)) * 2)
+    assert sorted(NEXT_STATE.flatten()) == sorted(list(range(TRELLIS_STATES)) * 2)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -116,7 +117,7 @@ def test_saves_bits_and_error():
     """Against units by themselves, Gaussians of one step: at least three per cent of the cost, both with fitted tables."""
     generator = torch.Generator().manual_seed(3)
     costs = []
-    for states in (1, 8):
+    for states in (1, TRELLIS_STATES):
         model = LoocModel(tiny_config(trellis_states=states, codebook_size=256, channels=16, groups=(16,)))
         fitter = CodeFitter(model, lagrangian=ENCODER_LAMBDA)
         fitter.positions = 64
@@ -136,12 +137,12 @@ def test_old_weights_have_no_trellis(tiny_model):
     from looc_codec.config import LoocConfig
 
     values = tiny_model.config.to_dict()
-    assert values.pop("trellis_states") == 8
+    assert values.pop("trellis_states") == TRELLIS_STATES
     assert LoocConfig.from_dict(values).trellis_states == 1
     assert build_tiny_model(trellis_states=1).fingerprint != tiny_model.fingerprint
 
 
-@pytest.mark.parametrize("changes", [{"trellis_states": 4}, {"codevector_dim": 4, "ratio_classes": 1, "groups": (8, 16)}, {"codebook_size": 65}])
+@pytest.mark.parametrize("changes", [{"trellis_states": 8}, {"codevector_dim": 4, "ratio_classes": 1, "groups": (8, 16)}, {"codebook_size": 65}])
 def test_refuses_trellises_there_are_not(changes):
     with pytest.raises(ModelError, match="trellis"):
         tiny_config(**changes)

@@ -122,6 +122,15 @@ def test_the_gain_is_what_the_filter_takes_off():
     assert gain > 0 and ((original - decoded) ** 2).sum() - ((original - after) ** 2).sum() == pytest.approx(gain, rel=1e-3)
 
 
+def test_what_is_cut_off_anyway_is_no_error():
+    """Overshoot beyond 255 over white: a filter that took it back would change nothing that is seen, and pays for its taps with the rest of the picture."""
+    decoded = photo(80, 70, seed=8).transpose(2, 0, 1).astype(float)
+    original = decoded.copy()
+    decoded[:, 20:50] = 300 + np.random.default_rng(9).normal(0, 10, decoded[:, 20:50].shape)
+    original[:, 20:50] = 255
+    assert gathered(decoded, original).fit(10.0) == (None, 0.0)
+
+
 def test_of_a_grey_picture_only_the_first_axis_is_filtered():
     decoded = photo(80, 70, seed=7).transpose(2, 0, 1).astype(float)
     original = np.repeat(decoded.mean(0, keepdims=True) + 5, 3, 0)

@@ -81,7 +81,7 @@ _PILLOW_OPTIONS: dict[str, dict[str, Any]] = {
 
 # Modules whose code decides looc's bytes or pixels; another code is another codec. Quantizers of papers are no part of it.
 _LOOC_CODE = (
-    "codec.py", "config.py", "container.py", "entropy.py", "model.py", "prior.py", "refine.py", "transforms.py", "wiener.py",
+    "codec.py", "config.py", "container.py", "details.py", "distortion.py", "entropy.py", "model.py", "prior.py", "refine.py", "transforms.py", "wiener.py",
     "quantizers/codebook.py", "quantizers/search.py", "quantizers/trellis.py", "quantizers/units.py",
 )  # fmt: skip
 
