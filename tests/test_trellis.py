@@ -31,13 +31,20 @@ def test_every_state_is_entered_twice():
     assert sorted(NEXT_STATE.flatten()) == sorted(list(range(TRELLIS_STATES)) * 2)
 
 
+def test_the_machine_is_that_of_the_format():
+    """docs/FORMAT.md: half the state, exclusive-or 116 where it is odd, exclusive-or 19 where the parity is 1; zeros stay in state 0."""
+    for state, parity in itertools.product(range(TRELLIS_STATES), range(2)):
+        assert NEXT_STATE[state, parity] == state // 2 ^ 116 * (state % 2) ^ 19 * parity
+    assert NEXT_STATE[0, 0] == 0 and PATH_UNITS == 256
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_finds_the_cheapest_way(seed):
-    costs = np.random.default_rng(seed).exponential(1, (7, 4)).astype(np.float32)
-    ways = [way for way in itertools.product(range(4), repeat=7) if walk(way)]
-    assert len(ways) == 2**7
-    best = min(ways, key=lambda way: costs[range(7), way].sum())
-    assert best_choices(costs, np.arange(7)[:, None]).tolist() == list(best)
+    costs = np.random.default_rng(seed).exponential(1, (9, 4)).astype(np.float32)
+    ways = [way for way in itertools.product(range(4), repeat=9) if walk(way)]
+    assert len(ways) == 2**9
+    best = min(ways, key=lambda way: costs[range(9), way].sum())
+    assert best_choices(costs, np.arange(9)[:, None]).tolist() == list(best)
 
 
 @pytest.mark.parametrize("counts", [[0], [1], [PATH_UNITS], [PATH_UNITS + 1], [1000], [3, 0, 500, 64], [5, 5]])

@@ -22,14 +22,14 @@ from looc_codec.report.summary import READING_RATES_BPP, Summary, bd_table, read
 
 BEGIN, END = "<!-- kodak -->\n", "<!-- /kodak -->"
 PEERS = ("jpeg", "webp", "avif")
-SLOWEST = "looc-effort3"
+LOOCS = ("looc", "looc-effort1", "looc-effort3")
 
 
 def summary_of(results: Results) -> Summary:
     """Means over all pictures at each codec's default qualities, as the report has them."""
     names = [name for name, metric in METRICS.items() if metric.key in results.metrics]
     measured = {point["codec"] for point in results.points}
-    qualities = {name: CODECS[name].qualities for name in ("looc", SLOWEST, *PEERS) if name in measured}
+    qualities = {name: CODECS[name].qualities for name in (*LOOCS, *PEERS) if name in measured}
     return summarise(results, [picture["name"] for picture in results.pictures], qualities, names)
 
 
@@ -42,7 +42,7 @@ def rates(summary: Summary, label: str) -> list[list[str]]:
     """BD-rates of looc against each peer, a row for each metric and effort."""
     rows = [[label, *(summary.labels[peer] for peer in PEERS)]]
     for metric in METRICS.values():
-        for name in ("looc", SLOWEST):
+        for name in LOOCS:
             if name in summary.curves.get(metric.key, {}):
                 table = bd_table(summary, metric.key)[name]
                 cells = [f"{table[peer][0].value:+.1f}%" if table[peer][0].value is not None else table[peer][0].word for peer in PEERS]
