@@ -27,6 +27,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data/train")
     parser.add_argument("--more", type=int, default=COUNT_BATCHES, help="batches of 8 crops that are counted at the end")
     arguments = parser.parse_args()
+    if arguments.out.exists():
+        # The tensors of weights are read from their file when they are needed.
+        parser.error(f"{arguments.out} exists; give another name")
     torch.set_num_threads(1)
     model = model_of(arguments.weights).requires_grad_(False)
     core = {name: value for name, value in model.core_tensors.items() if not name.startswith("codebook.")}
