@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from looc_codec import images, progress, registry
-from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN
-from looc_codec.container import DEFAULT_MAX_PIXELS, Colour, Container, pack, unpack
-from looc_codec.entropy import CodeChecksum, SegmentDecoder, SegmentEncoder, TableBank
+from looc_codec.config import QUALITY_MAX, QUALITY_MIN
+from looc_codec.format.constants import PATCH
+from looc_codec.format.container import DEFAULT_MAX_PIXELS, Colour, Container, pack, unpack
+from looc_codec.format.entropy import CodeChecksum, SegmentDecoder, SegmentEncoder, TableBank
 from looc_codec.errors import FormatError, ImageError, ModelError
 from looc_codec.images import Picture
 from looc_codec.model import LoocModel

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from looc_codec.config import PATCH, QUALITY_MIN, LoocConfig
+from looc_codec.config import QUALITY_MIN, LoocConfig
+from looc_codec.format.constants import PATCH
 from looc_codec.errors import ModelError
 from looc_codec.prior import ACTIVATION_ONE, LATENT_LIMIT, CodingStep, IntegerConv2d, clipped, read_back, round_half_up, row_strips, stored_rows, unit_classes
 from looc_codec.transforms import QualityTable, dct_kernels

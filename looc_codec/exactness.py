@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from looc_codec import codec, container, images
+from looc_codec import codec, images
+from looc_codec.format import container
 from looc_codec.model import LoocModel
 
 AVX2_ENVIRONMENT = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2"}

@@ -22,7 +22,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, PngImagePlugin, features
 
-from looc_codec.container import ALPHA_CHUNK, DEFAULT_MAX_PIXELS, EXIF_CHUNK, ICC_CHUNK, XMP_CHUNK, Chunk, Colour, is_thin_beyond
+from looc_codec.format.container import ALPHA_CHUNK, DEFAULT_MAX_PIXELS, EXIF_CHUNK, ICC_CHUNK, XMP_CHUNK, Chunk, Colour, is_thin_beyond
 from looc_codec.errors import FormatError, ImageError, OutputError
 from looc_codec.files import STANDARD_STREAM, write_atomically
 

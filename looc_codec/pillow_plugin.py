@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from looc_codec import images
-from looc_codec.container import (
+from looc_codec.format.container import (
     ALPHA_CHUNK,
     CHECKSUM_BYTES,
     EXIF_CHUNK,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from looc_codec import codec, images, progress
 from looc_codec.config import QUALITY_MAX, QUALITY_MIN
-from looc_codec.container import Colour, Container, pack
+from looc_codec.format.container import Colour, Container, pack
 from looc_codec.errors import ImageError
 from looc_codec.images import Picture
 from looc_codec.metrics import bits_per_pixel, psnr_db

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from looc_codec import progress
-from looc_codec.config import PATCH, RATE_DISTORTION_SLOPE, LoocConfig
+from looc_codec.config import RATE_DISTORTION_SLOPE, LoocConfig
+from looc_codec.format.constants import PATCH
 from looc_codec.distortion import MS_SSIM_MIN_SIDE, distortion
 from looc_codec.model import LoocModel
 from looc_codec.prior import LATENT_ONE

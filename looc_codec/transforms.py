@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN, LoocConfig
+from looc_codec.config import QUALITY_MAX, QUALITY_MIN, LoocConfig
+from looc_codec.format.constants import PATCH
 
 KERNEL = 2 * PATCH
 CACHED_FEATURES = 2**19

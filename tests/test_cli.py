@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import looc_codec
 from looc_codec import registry
 from looc_codec.cli import app
-from looc_codec.container import Chunk, Container, pack
+from looc_codec.format.container import Chunk, Container, pack
 
 
 def run(*arguments: object, stdin: bytes | None = None):

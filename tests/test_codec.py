@@ -11,7 +11,8 @@ import torch
 from conftest import tiny_config
 from PIL import Image
 
-from looc_codec import codec, container
+from looc_codec import codec
+from looc_codec.format import container
 from looc_codec.errors import FormatError, ImageError, LimitError, ModelError
 from looc_codec.metrics import psnr_db
 from looc_codec.model import LoocModel

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from test_codec import photo
 
-from looc_codec import codec, container
+from looc_codec import codec
+from looc_codec.format import container
 from looc_codec.errors import FormatError, LoocError, ModelError
 
 

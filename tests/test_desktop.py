@@ -16,7 +16,8 @@ from PIL import Image
 from test_codec import photo
 from typer.testing import CliRunner
 
-from looc_codec import codec, container, registry
+from looc_codec import codec, registry
+from looc_codec.format import container
 from looc_codec.cli import app
 from looc_codec.pillow_plugin import MIME_TYPE
 

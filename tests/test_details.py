@@ -7,7 +7,8 @@ import pytest
 import torch
 from conftest import build_tiny_model, tiny_config
 
-from looc_codec import codec, container, details
+from looc_codec import codec, details
+from looc_codec.format import container
 from looc_codec.details import Details, coding_steps
 from looc_codec.errors import FormatError, ModelError
 from looc_codec.metrics import psnr_db

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from looc_codec.entropy import CodeChecksum, SegmentDecoder, SegmentEncoder, TableBank, runs_of, sorted_by
+from looc_codec.format.entropy import CodeChecksum, SegmentDecoder, SegmentEncoder, TableBank, runs_of, sorted_by
 from looc_codec.errors import FormatError
 
 
@@ -92,7 +92,7 @@ def test_kinds_are_coded_one_after_the_other(counts, seed):
     for part, part_rows in parts:
         assert np.array_equal(decoder.read(part_rows), part)
         order = part_rows.argsort(kind="stable")
-        assert ascending.read_ascending(part_rows[order]) == part[order].tolist()
+        assert np.array_equal(ascending.read_ascending(part_rows[order]), part[order])
 
 
 def test_bits_of_the_coder_have_not_changed():

@@ -16,7 +16,8 @@ import torch
 from conftest import build_tiny_model
 from test_codec import photo
 
-from looc_codec import codec, container
+from looc_codec import codec
+from looc_codec.format import container
 from looc_codec.metrics import psnr_db
 from looc_codec.model import load_model, save_model
 

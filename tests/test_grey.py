@@ -10,7 +10,7 @@ from PIL import Image
 from test_codec import photo
 
 from looc_codec import codec, images, rate_control
-from looc_codec.container import Colour, read_header
+from looc_codec.format.container import Colour, read_header
 from looc_codec.metrics import psnr_db
 
 

@@ -15,10 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import looc_codec.pillow_plugin  # noqa: F401
-from looc_codec import container
+from looc_codec.format import container
 from looc_codec.cli.streams import read_looc_bytes
 from looc_codec.config import LoocConfig
-from looc_codec.container import Container, pack
+from looc_codec.format.container import Container, pack
 from looc_codec.errors import ModelError
 from looc_codec.files import read_at_most
 from looc_codec.model import CRITICAL, fingerprint_of, load_model

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms, ImageFile, ImageOps, TiffImagePlugin
 
 from looc_codec import images
-from looc_codec.container import Chunk
+from looc_codec.format.container import Chunk
 from looc_codec.errors import FormatError, ImageError, OutputError
 from looc_codec.images import (
     Picture,

@@ -20,7 +20,9 @@ LAYERS = (
     {"model"},
     {"wiener", "details"},
     {"quantizers", "prior", "transforms", "distortion", "data", "datasets"},
-    {"entropy", "container", "images", "metrics", "files", "registry", "config", "packing"},
+    {"images", "metrics", "files", "registry", "packing"},
+    {"format"},
+    {"config"},
     {"errors", "progress"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -76,8 +78,12 @@ def all_imports_of(part: str) -> set[str]:
 
 
 FORBIDDEN = {
-    "entropy": {"torch", "PIL"},
-    "container": {"torch", "numpy", "PIL"},
+    "format/constants": {"torch", "numpy", "PIL", "onnxruntime"},
+    "format/container": {"torch", "numpy", "PIL", "onnxruntime"},
+    "format/order": {"torch", "PIL", "onnxruntime"},
+    "format/trellis": {"torch", "PIL", "onnxruntime"},
+    "format/entropy": {"torch", "PIL", "onnxruntime"},
+    "format/codes": {"torch", "PIL", "onnxruntime"},
     "images": {"torch"},
     "files": {"torch"},
     "registry": {"torch", "numpy", "safetensors"},

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 import looc_codec.pillow_plugin  # noqa: F401 - registers the format
 from looc_codec import codec, images
-from looc_codec.container import Container, pack
+from looc_codec.format.container import Container, pack
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 

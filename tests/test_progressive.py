@@ -12,7 +12,8 @@ from PIL import Image
 from test_cli import assert_failed_in_one_line, run, run_process, tiny_installed  # noqa: F401
 from test_codec import photo
 
-from looc_codec import codec, container
+from looc_codec import codec
+from looc_codec.format import container
 from looc_codec.errors import DamagedError, FormatError, TruncatedError
 from looc_codec.metrics import psnr_db
 

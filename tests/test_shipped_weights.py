@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 import looc_codec
-from looc_codec import codec, container, registry
+from looc_codec import codec, registry
+from looc_codec.format import container
 from looc_codec.metrics import ms_ssim, psnr_db
 
 

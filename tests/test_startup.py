@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from looc_codec.container import Container, pack
+from looc_codec.format.container import Container, pack
 
 HEAVY = ("torch", "torchvision", "scipy", "matplotlib", "skimage", "constriction")
 

@@ -15,7 +15,7 @@ from PIL import Image
 from test_codec import photo
 
 from looc_codec import codec
-from looc_codec.container import pack, unpack
+from looc_codec.format.container import pack, unpack
 from looc_codec.data import PictureStore, load_pictures
 from looc_codec.distortion import MS_SSIM_IN_MSE, MSE_SHARE, distortion
 from looc_codec.errors import ImageError, ModelError

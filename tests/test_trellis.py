@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import build_tiny_model, tiny_config
 
-from looc_codec.config import TRELLIS_STATES
+from looc_codec.format.constants import TRELLIS_STATES
 from looc_codec.errors import ModelError
 from looc_codec.model import LoocModel
 from looc_codec.quantizers.codebook import ENCODER_LAMBDA, FIXED_ONE, TRELLIS_SPACING, SharedCodebook, trellis_lattice

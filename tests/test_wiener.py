@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_codec import photo
 
-from looc_codec import codec, container, rate_control, wiener
+from looc_codec import codec, rate_control, wiener
+from looc_codec.format import container
 from looc_codec.errors import FormatError, MalformedError
 from looc_codec.images import Picture
 from looc_codec.metrics import psnr_db

@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 from looc_codec import codec, prior  # noqa: E402
 from looc_codec.config import LoocConfig  # noqa: E402
 from looc_codec.data import PictureStore, load_pictures  # noqa: E402
-from looc_codec.entropy import SegmentEncoder  # noqa: E402
+from looc_codec.format.entropy import SegmentEncoder  # noqa: E402
 from looc_codec.metrics import CurveError, bd_rate_percent, psnr_db  # noqa: E402
 from looc_codec.model import LoocModel  # noqa: E402
 from looc_codec.prior import CHECKERBOARD, LATENT_ONE, PYRAMID, round_half_up, unit_classes  # noqa: E402

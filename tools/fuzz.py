@@ -40,8 +40,9 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 from PIL import Image
 
-from looc_codec import container, images, registry
-from looc_codec.container import Chunk
+from looc_codec import images, registry
+from looc_codec.format import container
+from looc_codec.format.container import Chunk
 from looc_codec.errors import LoocError, ModelError
 
 GOLDEN = ROOT / "tests" / "golden"

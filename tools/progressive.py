@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 
 def measure(paths: list[Path], quality: int, model_name: str) -> list[dict[str, float]]:
     """One row for each number of kept segments, means over the pictures: the channel groups, and details at qualities that have them."""
-    from looc_codec import codec, container, images
+    from looc_codec import codec, images
+    from looc_codec.format import container
     from looc_codec.metrics import psnr_db
 
     model = codec.load_model(model_name)

@@ -32,7 +32,7 @@ from looc_codec.errors import ImageError, LoocError, OutputError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from looc_codec.container import Container, Header
+    from looc_codec.format.container import Container, Header
 
 
 LEAVE_SECONDS = 5.0

@@ -102,7 +102,8 @@ class Compression:
     max_pixels: int
 
     def __call__(self, job: Job, record: Record) -> None:
-        from looc_codec import codec, container, files, images, rate_control
+        from looc_codec import codec, files, images, rate_control
+        from looc_codec.format import container
 
         # Read once per process.
         model = codec.load_model(self.model, device=self.device)

@@ -72,7 +72,8 @@ class Restoration:
     allow_truncated: bool
 
     def __call__(self, job: Job, record: Record) -> None:
-        from looc_codec import container, files, images
+        from looc_codec import files, images
+        from looc_codec.format import container
 
         data = read_looc_bytes(job.input)
         # What needs no torch comes first: a damaged file, or one without its model, fails at once.

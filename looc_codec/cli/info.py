@@ -13,7 +13,7 @@ from looc_codec.errors import LoocError, ModelError
 from looc_codec.registry import find_by_fingerprint
 
 if TYPE_CHECKING:
-    from looc_codec.container import Header
+    from looc_codec.format.container import Header
 
 
 def info(
@@ -21,7 +21,7 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Show size, quality, model and parts of .looc files."""
-    from looc_codec.container import held_segments, read_header
+    from looc_codec.format.container import held_segments, read_header
 
     failed = False
     for name in inputs:

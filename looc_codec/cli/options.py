@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from looc_codec.container import DEFAULT_MAX_PIXELS as DEFAULT_MAX_PIXELS
+from looc_codec.format.container import DEFAULT_MAX_PIXELS as DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
     from looc_codec.cli.batch import Job

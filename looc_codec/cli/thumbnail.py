@@ -20,7 +20,8 @@ def thumbnail(
     """Write a small PNG of a .looc file, for file managers."""
     import io
 
-    from looc_codec import container, files
+    from looc_codec import files
+    from looc_codec.format import container
 
     data = read_looc_bytes(input)
     # What needs no torch comes first: a damaged file, or one without its model, fails at once.

@@ -39,7 +39,8 @@ def truncate(
     refuse_json_beside_data(jobs, as_json)
 
     def work(job: Job, record: Record) -> None:
-        from looc_codec import container, files
+        from looc_codec import files
+        from looc_codec.format import container
 
         data = container.truncate(read_looc_bytes(job.input), groups=groups, max_bytes=max_bytes)
         header = container.read_header(data)

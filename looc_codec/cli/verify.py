@@ -26,7 +26,7 @@ def verify(
     chosen = find_model(model).path if model is not None else None
 
     def work(job: Job, record: Record) -> None:
-        from looc_codec import container
+        from looc_codec.format import container
 
         data = read_looc_bytes(job.input)
         # What needs no torch comes first: a damaged file, or one without its model, fails at once.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from looc_codec.config import TRELLIS_STATES
+from looc_codec.format.constants import TRELLIS_STATES
 
 SET_TAPS, PARITY_TAPS = 0b1110100, 0b0010011
 """What an odd state and an odd parity turn over in the next state. Of all 4,032 machines of so many states the one that saves the most of the cost of codes of

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN, LoocConfig
+from looc_codec.config import QUALITY_MAX, QUALITY_MIN, LoocConfig
+from looc_codec.format.constants import PATCH
 from looc_codec.data import PictureStore
 from looc_codec.errors import ModelError
 from looc_codec.model import LoocModel

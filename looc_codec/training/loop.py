@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN
+from looc_codec.config import QUALITY_MAX, QUALITY_MIN
+from looc_codec.format.constants import PATCH
 from looc_codec.data import PictureStore
 from looc_codec.distortion import distortion, mean_squared_error
 from looc_codec.errors import ModelError

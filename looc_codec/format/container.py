@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from itertools import accumulate
 
-from looc_codec.config import PATCH
+from looc_codec.format.constants import PATCH
 from looc_codec.errors import (
     DamagedError,
     FormatError,

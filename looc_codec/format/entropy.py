@@ -7,8 +7,9 @@ symbol would be some 50 times slower and take gigabytes per megapixel. Tables ar
 
 from __future__ import annotations
 
+import contextlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import constriction
 import numpy as np
@@ -99,6 +100,16 @@ class SegmentDecoder:
         self.bank = bank
         padded = bytes(data) + b"\0" * (-len(data) % WORD_BYTES)
         self.coder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
+        self.decode = self.coder.decode
+        """The next symbol under a model of the bank; to be called inside `checked`."""
+
+    @contextlib.contextmanager
+    def checked(self) -> Iterator[None]:
+        """Raises FormatError where reading inside finds data that cannot have been encoded so."""
+        try:
+            yield
+        except (AssertionError, ValueError) as error:
+            raise FormatError("the coded data is damaged and cannot be decoded; get the file again") from error
 
     def finish(self) -> None:
         """To be called after the last symbol: FormatError when the segment has more data than they take."""
@@ -107,27 +118,27 @@ class SegmentDecoder:
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Symbols `(n,)` int32 of one kind, one for each row `(n,)`; FormatError when the data cannot have been encoded so."""
+        if not len(rows):
+            return np.zeros(0, np.int32)
         order = sorted_by(rows)
         symbols = np.empty(len(rows), np.int32)
         symbols[order] = self.read_ascending(rows[order])
         return symbols
 
-    def read_ascending(self, rows: np.ndarray) -> list[int]:
+    def read_ascending(self, rows: np.ndarray) -> np.ndarray | list[int]:
         """`read` of rows that are in ascending order already."""
-        decode, models = self.coder.decode, self.bank.models
-        try:
+        decode, models = self.decode, self.bank.models
+        with self.checked():
             if len(rows) <= SHORT_READ:
                 return [decode(models[row]) for row in rows.tolist()]
-            symbols: list[int] = []
+            symbols = np.empty(len(rows), np.int32)
             for row, start, end in runs_of(rows):
                 model = models[row]
                 if end - start > SHORT_RUN:
-                    symbols += decode(model, end - start).tolist()
+                    symbols[start:end] = decode(model, end - start)
                 else:
-                    symbols += [decode(model) for _ in range(start, end)]
+                    symbols[start:end] = [decode(model) for _ in range(start, end)]
             return symbols
-        except (AssertionError, ValueError) as error:
-            raise FormatError("the coded data is damaged and cannot be decoded; get the file again") from error
 
 
 class CodeChecksum:
