@@ -107,6 +107,8 @@ def looc(
 
 def main() -> None:
     """Entry point of the console script."""
+    # numpy's matrix products are small here; threads of their own would only be in the way of others.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Leave through Python's cleanup, which removes half-written outputs, also when asked to stop by SIGTERM.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     # File names need not be valid text; printing one must not be an error.

@@ -218,7 +218,7 @@ class WorkerError(LoocError):
 
 def _start_worker(workers: int) -> None:
     """Prepares a worker process: a fair share of the cores, and an end with its parent's, leaving nothing half-written."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    os.environ.setdefault("LOOC_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     # Ctrl-C reaches all processes of a terminal; the parent alone decides and ends its workers by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)

@@ -22,6 +22,7 @@ from looc_codec.cli.options import (
     ModelOption,
     OutputOption,
     QuietOption,
+    ThreadsOption,
     UpdateOption,
     parse_size,
     refuse_json_beside_data,
@@ -61,6 +62,7 @@ def compress(
     ] = 0,
     model: ModelOption = "photo",
     device: DeviceOption = Device.cpu,
+    threads: ThreadsOption = None,
     force: ForceOption = False,
     update: UpdateOption = False,
     workers: JobsOption = 1,
@@ -77,11 +79,11 @@ def compress(
     path = str(find_model(model).path) if needed else ""
     if needed and workers == 1:
         # A bad model or device fails here once, not for each file.
-        from looc_codec import codec
+        from looc_codec import api
 
-        codec.load_model(path, device=device.value)
+        api.encoder_for(api.load_model(path), effort=effort, threads=threads, device=device.value)
     work = Compression(
-        path, device.value,
+        path, device.value, threads,
         quality, target_bpp, target_size, target_psnr, effort, strip, max_pixels,
     )  # fmt: skip
     run_batch(jobs, work, _describe, verb="compressing", workers=workers, quiet=quiet, as_json=as_json, debug=ctx.find_root().params["debug"])
@@ -93,6 +95,7 @@ class Compression:
 
     model: str
     device: str
+    threads: int | None
     quality: int | None
     target_bpp: float | None
     target_size: int | None
@@ -102,28 +105,21 @@ class Compression:
     max_pixels: int
 
     def __call__(self, job: Job, record: Record) -> None:
-        from looc_codec import codec, files, images, rate_control
+        from looc_codec import api, files, images
         from looc_codec.format import container
 
         # Read once per process.
-        model = codec.load_model(self.model, device=self.device)
+        model = api.load_model(self.model)
         picture = images.read_picture(job.input, max_pixels=self.max_pixels)
         if self.strip:
             picture = dataclasses.replace(picture, icc=None, exif=None, xmp=None)
         record.notices = list(picture.notices)
-        trial = None
-        if self.target_bpp is not None:
-            trial = rate_control.compress_to_bpp(picture, self.target_bpp, model=model, effort=self.effort)
-        elif self.target_size is not None:
-            trial = rate_control.compress_to_size(picture, self.target_size, model=model, effort=self.effort)
-        elif self.target_psnr is not None:
-            trial = rate_control.compress_to_psnr(picture, self.target_psnr, model=model, effort=self.effort)
-        if trial is None:
-            quality = codec.DEFAULT_QUALITY if self.quality is None else self.quality
-            data = codec.compress_picture(picture, quality=quality, model=model, effort=self.effort)
-        else:
-            data = trial.data
-            record.notices += [trial.notice] if trial.notice else []
+        trial = api.compress_picture(
+            picture, quality=api.DEFAULT_QUALITY if self.quality is None else self.quality, target=api.target_of(self.target_size, self.target_bpp, self.target_psnr),
+            model=model, effort=self.effort, threads=self.threads, device=self.device,
+        )  # fmt: skip
+        data = trial.data
+        record.notices += [trial.notice] if trial.notice else []
         record_file(record, container.read_header(data), len(data))
         record.model = model.name
         if job.output == STANDARD_STREAM:

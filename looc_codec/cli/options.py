@@ -21,6 +21,9 @@ class Device(str, Enum):
 
     cpu = "cpu"
     cuda = "cuda"
+    openvino = "openvino"
+    directml = "directml"
+    coreml = "coreml"
 
 
 OutputOption = Annotated[
@@ -33,6 +36,10 @@ OutputOption = Annotated[
 ]
 ModelOption = Annotated[
     str | None, typer.Option("-m", "--model", help="Name or path of a model. Default: photo, for .looc files the one they name.", show_default=False)
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, max=1024, metavar="N", help="Cores that one picture may use. Default: LOOC_THREADS, or all.", show_default=False),
 ]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where the transforms run.")]
 ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")]

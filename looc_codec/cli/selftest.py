@@ -12,7 +12,7 @@ from looc_codec.cli.printing import fail, print_json, printable
 
 def selftest(model: ModelOption = None, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
     """Check models, a golden file, and that codes are equal under all threads, instruction sets and devices here. Takes about half a minute."""
-    from looc_codec.codec import DEFAULT_MODEL
+    from looc_codec.api import DEFAULT_MODEL
     from looc_codec.selftest import run_checks
 
     passed = failed = 0

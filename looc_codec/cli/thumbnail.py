@@ -8,7 +8,6 @@ import typer
 
 from looc_codec.cli.options import DEFAULT_MAX_PIXELS, MaxPixelsOption
 from looc_codec.cli.streams import STANDARD_STREAM, read_looc_bytes, write_stdout
-from looc_codec.registry import find_by_fingerprint
 
 
 def thumbnail(
@@ -20,15 +19,12 @@ def thumbnail(
     """Write a small PNG of a .looc file, for file managers."""
     import io
 
-    from looc_codec import files
+    from looc_codec import api, files, images
     from looc_codec.format import container
 
-    data = read_looc_bytes(input)
-    # What needs no torch comes first: a damaged file, or one without its model, fails at once.
-    path = find_by_fingerprint(container.unpack(data, max_pixels=max_pixels).fingerprint).path
-    from looc_codec import codec, images
-
-    picture = codec.decompress_picture(data, model=codec.load_model(path), max_pixels=max_pixels)
+    file = container.unpack(read_looc_bytes(input), max_pixels=max_pixels)
+    shrink = max((number for number in (16, 8, 4, 2) if max(file.width, file.height) >= number * size), default=1)
+    picture = api.restore_picture(file, scale=1 / shrink)
     image = images.picture_to_pillow(picture)
     image.thumbnail((size, size))
     encoded = io.BytesIO()

@@ -9,7 +9,7 @@ import typer
 from looc_codec.cli.batch import Job, Record, record_file, run_batch, shown
 from looc_codec.cli.options import DEFAULT_MAX_PIXELS, JsonOption, MaxPixelsOption, ModelOption, QuietOption
 from looc_codec.cli.streams import read_looc_bytes
-from looc_codec.registry import find_by_fingerprint, find_model
+from looc_codec.registry import find_model
 
 
 def verify(
@@ -29,15 +29,13 @@ def verify(
         from looc_codec.format import container
 
         data = read_looc_bytes(job.input)
-        # What needs no torch comes first: a damaged file, or one without its model, fails at once.
-        header = container.unpack(data, max_pixels=max_pixels)
-        record_file(record, header, len(data))
-        path = chosen or find_by_fingerprint(header.fingerprint).path
-        from looc_codec import codec
+        file = container.unpack(data, max_pixels=max_pixels)
+        record_file(record, file, len(data))
+        from looc_codec import api
 
-        loaded = codec.load_model(path)
+        loaded = api.model_for_file(file.fingerprint, chosen)
         record.model = loaded.name
-        codec.verify(data, model=loaded, max_pixels=max_pixels)
+        api.verify(file, model=loaded)
 
     jobs = [Job(name) for name in inputs]
     run_batch(jobs, work, _describe, verb="verifying", quiet=quiet, as_json=as_json, debug=ctx.find_root().params["debug"])
