@@ -51,8 +51,10 @@ class Engine:
     is that of one picture's tile however many pictures are worked on.
     """
 
-    def __init__(self, graphs: Mapping[str, Graph], tensor: Callable[[str], np.ndarray], threads: int, device: str = "cpu") -> None:
-        """`tensor` gives the tensors that graphs read, by name. Raises ModelError when the device is not there."""
+    def __init__(self, graphs: Mapping[str, Graph], tensor: Callable[[str], np.ndarray], threads: int, device: str = "cpu", *, optimise: bool = True) -> None:
+        """`tensor` gives the tensors that graphs read, by name. Without `optimise` graphs run as they are stored, which is slower;
+        to compare. Raises ModelError when the device is not there."""
+        self._optimise = optimise
         self._graphs, self._tensor, self.threads, self.device = graphs, tensor, threads, device
         self._sessions: dict[str, Any] = {}
         self._weights: dict[str, list[Any]] = {}
@@ -90,6 +92,8 @@ class Engine:
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         options.log_severity_level = 4
+        if not self._optimise:
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         exact = name.startswith(EXACT_GRAPHS)
         device = "cpu" if exact else self.device
