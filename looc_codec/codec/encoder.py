@@ -14,7 +14,7 @@ from looc_codec.codec.engine import Engine
 from looc_codec.codec.model import CodecModel
 from looc_codec.codec.prior import Step, traverse
 from looc_codec.codec.search import ENCODER_LAMBDA
-from looc_codec.codec.tiles import Tile, each_tile, tiles
+from looc_codec.codec.tiles import Tile, tiles
 from looc_codec.codec.transforms import TILE_POSITIONS, TilePixels, Transforms
 from looc_codec.codec.wiener import Statistics
 from looc_codec.format.constants import LATENT_LIMIT, LATENT_ONE, PATCH
@@ -84,7 +84,7 @@ class Encoder:
 
         def code(step: Step, rows: np.ndarray, mean: np.ndarray) -> np.ndarray:
             target = units_of(step.take(latent), config.codevector_dim) * np.float32(LATENT_ONE)
-            codes = self.search.pick(target - mean, rows, lagrangian)
+            codes = self.search.pick(target - mean, rows, lagrangian, threads=self.engine.threads)
             symbols, table_rows, counts = tables.symbols(codes, rows)
             encoders[step.segment].append(symbols, table_rows, counts)
             checksum.update(step.segment, symbols)
@@ -106,7 +106,7 @@ class Encoder:
         def code(step: slice, rows: np.ndarray) -> np.ndarray:
             nonlocal gain
             target = detail_units(missed[:, step], config.codevector_dim) * np.float32(LATENT_ONE)
-            codes = self.search.pick(target, rows, lagrangian)
+            codes = self.search.pick(target, rows, lagrangian, threads=self.engine.threads)
             symbols, table_rows, counts = tables.symbols(codes, rows)
             encoder.append(symbols, table_rows, counts)
             checksum.update(0, symbols)
@@ -124,8 +124,7 @@ class Encoder:
     def _missed(self, coding: Coding, rgb: np.ndarray, kept: dict[Tile, TilePixels] | None) -> np.ndarray:
         """What the synthesis of a coding lacks of the pixels, as details `(detail_channels, h, w)` float32 in steps."""
         missed = np.empty((self.model.config.detail_channels, *coding.latent.shape[1:]), np.float32)
-        for tile in each_tile(*coding.latent.shape[1:], TILE_POSITIONS):
-            made = self.transforms.tile_pixels(coding.latent, tile, coding.quality, context=kept is not None)
+        for tile, made in self.transforms.each_pixels(coding.latent, coding.quality, context=kept is not None):
             if kept is not None:
                 kept[tile] = made
             original = tile.scaled(PATCH).of(rgb.transpose(2, 0, 1))
@@ -145,7 +144,7 @@ class Encoder:
         for tile in fitting_tiles(*coding.latent.shape[1:]):
             found = kept.get(tile) if kept else None
             if found is None:
-                made = self.transforms.tile_pixels(coding.latent, tile, coding.quality, context=True, details=coding.details)
+                made = self.transforms.pixels_of(coding.latent, tile, coding.quality, context=True, details=coding.details)
             else:
                 made = self.transforms.with_details(found, tile, coding.quality, coding.details)
             statistics.add(made.pixels, made.context, tile.scaled(PATCH).of(planes).astype(np.float32))

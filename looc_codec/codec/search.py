@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -34,6 +36,8 @@ ESCAPE_ERROR = 1.0
 """Squared error (steps²) from which the encoder considers an escape; nearer units cannot gain by it."""
 FIRST_DIGIT_WEIGHT = 1 / 16
 """Share of the weight of bits in the choice of first and coarse digits, whose steps are several times as wide."""
+LEAST_UNITS = 1 << 13
+"""Units that are worth a thread."""
 UNITS_AT_A_TIME = 1 << 16
 """A large picture has tens of millions of units in one step, and the search needs a dozen arrays of them."""
 
@@ -52,6 +56,9 @@ class ShortLists:
         side, dim = 2 * self.half_cells + 1, steps.shape[1]
         self.lists = np.zeros((side**dim, self.count + 1), np.int32)
         self.lists[:, -1] = chosen[0]
+        # By axis: whole rows are fetched several times faster than single codevectors.
+        self.points = np.zeros((dim, *self.lists.shape), np.float32)
+        self.points[:, :, -1] = steps[chosen[0]][:, None]
         self.known = np.zeros(len(self.lists), bool)
         self.lock = threading.Lock()
 
@@ -67,15 +74,21 @@ class ShortLists:
             index += cell[:, axis]
         return index
 
-    def of(self, residual: np.ndarray) -> np.ndarray:
-        """Lists `(n, count + 1)` int32 for residuals `(n, d*)` in steps: indices of `steps`, the nearest first and zero last."""
+    def of(self, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Lists `(n, count + 1)` int32 for residuals `(n, d*)` in steps: indices of `steps`, the nearest first and zero last; and the
+        squared distances of these codevectors, float32 as large."""
         cells = self.cells(residual)
         if not self.known[cells].all():
             with self.lock:
                 wanted = np.zeros(len(self.known), bool)
                 wanted[cells] = True
                 self._fill((wanted & ~self.known).nonzero()[0])
-        return self.lists[cells]
+        distance = np.zeros((len(cells), self.count + 1), np.float32)
+        for axis, points in enumerate(self.points):
+            away = points.take(cells, 0)
+            away -= residual[:, axis, None]
+            distance += np.square(away, out=away)
+        return self.lists.take(cells, 0), distance
 
     def _fill(self, cells: np.ndarray) -> None:
         side, dim = 2 * self.half_cells + 1, self.steps.shape[1]
@@ -87,6 +100,7 @@ class ShortLists:
             near = np.argpartition(distance, self.count - 1, axis=1)[:, : self.count]
             order = np.take_along_axis(distance, near, 1).argsort(1, kind="stable")
             self.lists[part, :-1] = self.chosen[np.take_along_axis(near, order, 1)]
+            self.points[:, part, :-1] = self.steps[self.lists[part, :-1]].transpose(2, 0, 1)
             self.known[part] = True
 
 
@@ -106,11 +120,11 @@ class CodeSearch:
             # The two rows of each live class side by side.
             self.pair_bits = np.concatenate([self.bits[: tables.classes][tables.live], self.bits[tables.shifted_row[tables.live]]], 1)
 
-    def pick(self, residual: np.ndarray, rows: np.ndarray, lagrangian: float = HIGH_RATE_LAMBDA, counts: list[int] | None = None) -> Codes:
+    def pick(self, residual: np.ndarray, rows: np.ndarray, lagrangian: float = HIGH_RATE_LAMBDA, counts: list[int] | None = None, *, threads: int = 1) -> Codes:
         """Codes of residuals `(n, d*)` (1/16 steps, fractions allowed) in their table rows `(n,)`, by cost in distortion and bits.
 
         `counts` are the numbers of units of the coding steps that they belong to, by default one step; they matter to a
-        trellis only.
+        trellis only. The codes are the same whatever the number of threads.
         """
         residual = residual.astype(np.float32) / np.float32(LATENT_ONE)
         wide = self.tables.digit_factor[rows] > 1
@@ -118,19 +132,24 @@ class CodeSearch:
         first = np.zeros(int(wide.sum()), np.int32)
         second, sets = np.empty(len(rows), np.int32), np.zeros(len(rows), np.uint8)
         live = self.tables.live[rows]
-        for part in _parts((~live).nonzero()[0]):
-            own_wide = wide[part]
+
+        def pick_still(part: np.ndarray) -> None:
             digits, second[part] = self._pick_still(residual[part], rows[part], lagrangian)
-            first[first_of[part[own_wide]]] = digits
+            first[first_of[part[wide[part]]]] = digits
+
+        each_part(pick_still, (~live).nonzero()[0], threads)
         alive = live.nonzero()[0]
         if len(alive):
             costs, codes = np.empty((len(alive), 2 * SETS), np.float32), np.empty((len(alive), 2 * SETS), np.int32)
-            for start in range(0, len(alive), UNITS_AT_A_TIME):
-                part = alive[start : start + UNITS_AT_A_TIME]
-                digits, costs[start : start + len(part)], codes[start : start + len(part)] = self._alternatives(residual[part], rows[part], lagrangian)
+
+            def weigh(places: np.ndarray) -> None:
+                part = alive[places]
+                digits, costs[places], codes[places] = self._alternatives(residual[part], rows[part], lagrangian)
                 first[first_of[part[wide[part]]]] = digits
+
+            each_part(weigh, np.arange(len(alive)), threads)
             steps = [len(alive)] if counts is None else [int(part.sum()) for part in np.split(live, np.cumsum(counts)[:-1])]
-            entry = best_choices(costs, path_table(steps))
+            entry = best_choices(costs, path_table(steps), threads)
             second[alive] = codes[np.arange(len(alive)), entry]
             sets[alive] = entry // 2
         coarse, fine, _ = self._escape(residual[second == self.size], lagrangian)
@@ -142,13 +161,12 @@ class CodeSearch:
             steps = self.steps[: self.size]
             gain = residual @ steps.T - 0.5 * np.square(steps).sum(1) - np.float32(0.5 * lagrangian) * self.bits[rows, :-1]
             return gain.argmax(1).astype(np.int32)
-        short = self.near.of(residual)
+        short, distance = self.near.of(residual)
         best = short[:, 0].copy()
         # Units whose nearest codevector is also their row's cheapest need no search: most of them at common rates.
         open_ = (best != self.cheapest[rows]).nonzero()[0]
         short = short[open_]
-        cost = np.square(residual[open_, None] - self.steps[short]).sum(-1)
-        cost += np.float32(lagrangian) * self.bits[rows[open_, None], short]
+        cost = distance[open_] + np.float32(lagrangian) * self.bits[rows[open_, None], short]
         best[open_] = short[np.arange(len(open_)), cost.argmin(1)]
         return best
 
@@ -185,16 +203,11 @@ class CodeSearch:
         pair = self.tables.shifted_row[rows] - self.tables.classes
         costs, codes = np.empty((len(rows), 2 * SETS), np.float32), np.empty((len(rows), 2 * SETS), np.int32)
         every, pair_bits, width = np.arange(len(rows)), self.pair_bits.ravel(), self.pair_bits.shape[1]
+        offset = (pair * width).astype(np.int32)[:, None]
         for place, lists in enumerate(self.alternatives_near):
-            short = lists.of(left)
+            short, cost = lists.of(left)
             # Set 1's bits follow those of set 0, which end with the escape.
-            cost = pair_bits[short + (pair * width + place // 2)[:, None]]
-            cost *= np.float32(lagrangian)
-            for axis in range(left.shape[1]):
-                away = self.steps[:, axis][short]
-                away -= left[:, axis, None]
-                np.square(away, out=away)
-                cost += away
+            cost += np.float32(lagrangian) * pair_bits.take(short + (offset + np.int32(place // 2)))
             best = cost.argmin(1)
             costs[:, place], codes[:, place] = cost[every, best], short[every, best] - place // 2 * self.size
         # An escape counts as even. It costs its symbol and the cheapest digits at least.
@@ -219,5 +232,14 @@ class CodeSearch:
         return coarse, fine, cost
 
 
-def _parts(indices: np.ndarray) -> list[np.ndarray]:
-    return [indices[start : start + UNITS_AT_A_TIME] for start in range(0, len(indices), UNITS_AT_A_TIME)]
+def each_part(work: Callable[[np.ndarray], None], indices: np.ndarray, threads: int) -> None:
+    """Calls `work` with parts of some indices, in as many threads; numpy lets others run while it works on arrays."""
+    size = min(UNITS_AT_A_TIME, max(LEAST_UNITS, -(-len(indices) // threads)))
+    parts = [indices[start : start + size] for start in range(0, len(indices), size)]
+    if threads == 1 or len(parts) < 2:
+        for part in parts:
+            work(part)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, parts):
+            pass

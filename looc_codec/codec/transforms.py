@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from looc_codec import progress
 from looc_codec.codec.details import synthesise_details
 from looc_codec.codec.engine import Engine
 from looc_codec.codec.model import CodecModel
-from looc_codec.codec.tiles import Margins, Tile, each_tile
+from looc_codec.codec.tiles import Margins, Tile, each_tile, tiles
 from looc_codec.codec.wiener import apply_filter
 from looc_codec.format.constants import LATENT_ONE, PATCH
 from looc_codec.format.filter import Wiener
+from looc_codec.format.order import row_strips
 
 TILE_POSITIONS = 64
 """Latent positions along a tile's side (1024 pixels); bounds the memory of the transforms."""
+COARSE_TILE_POSITIONS = 96
+"""The same of the analysis, and of the synthesis at 1/16 of the resolution, whose halos are wider and whose maps are smaller."""
+BAND_POSITIONS = 100_000
+"""Positions whose features at 1/16 are kept while their pixels are made: 2.8 kB each, 280 MB for 25 megapixels and more."""
 SHRINKS = (2, 4, 8, 16)
 """Factors by which a picture can be restored smaller than it is."""
 _LAPPED_HALO = 1
@@ -24,6 +31,16 @@ _FRAME = 4
 """Pixels around a tile that the first window at 1/4 of the resolution reaches."""
 FILTER_CONTEXT = 4
 """Pixels of context that a tile brings for the filter."""
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """What the synthesis has found at 1/16 of the resolution, in an area of the grid: the corrected latent `(d, h, w)` and features
+    `(w16, h, w)`, float32; no features where the model has no blocks."""
+
+    area: Tile
+    latent: np.ndarray
+    features: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -73,7 +90,7 @@ class Transforms:
     def __init__(self, model: CodecModel, engine: Engine) -> None:
         self.model, self.engine = model, engine
 
-    def analyse(self, rgb: np.ndarray, quality: int, *, side: int = TILE_POSITIONS) -> np.ndarray:
+    def analyse(self, rgb: np.ndarray, quality: int, *, side: int = COARSE_TILE_POSITIONS) -> np.ndarray:
         """Pixels `(H, W, 3)` uint8 → latent `(d, ceil(H/16), ceil(W/16))` float32 in quantisation steps."""
         height, width = -(-rgb.shape[0] // PATCH), -(-rgb.shape[1] // PATCH)
         halo = analysis_halo(self.model.config.analysis_blocks)
@@ -100,16 +117,49 @@ class Transforms:
         """
         rgb = np.empty((*size, 3), np.uint8)
         planes = rgb.transpose(2, 0, 1)
-        for tile in each_tile(*latent.shape[1:], side):
-            made = self.tile_pixels(latent, tile, quality, context=wiener is not None, details=details)
+        for tile, made in self.each_pixels(latent, quality, context=wiener is not None, details=details, side=side):
             pixels = made.pixels if wiener is None else apply_filter(self.engine, wiener, made.pixels, made.context)
             target = tile.scaled(PATCH).of(planes)
             target[...] = to_bytes(pixels, grey)[:, : target.shape[1], : target.shape[2]]
         return rgb
 
-    def tile_pixels(self, latent: np.ndarray, tile: Tile, quality: int, *, context: bool, details: np.ndarray | None = None) -> TilePixels:
-        """Pixels of a tile of positions; with `context` 4 pixels more on each side on which the picture goes on."""
-        return self.with_details(self._synthesised(latent, tile, quality, context), tile, quality, details)
+    def each_pixels(
+        self, latent: np.ndarray, quality: int, *, context: bool, details: np.ndarray | None = None, side: int = TILE_POSITIONS
+    ) -> Iterator[tuple[Tile, TilePixels]]:
+        """The tiles of a whole picture with their pixels, as of `tile_pixels`, band by band."""
+        height, width = latent.shape[1:]
+        for top, bottom in row_strips(height, width, max(BAND_POSITIONS, side * width)):
+            with progress.part(top / height, bottom / height):
+                corrected = self.corrected(latent, Tile(top, bottom, 0, width), quality)
+                for tile in each_tile(bottom - top, width, side):
+                    tile = Tile(tile.top + top, tile.bottom + top, tile.left, tile.right)
+                    yield tile, self.tile_pixels(corrected, tile, latent.shape[1:], quality, context=context, details=details)
+
+    def pixels_of(self, latent: np.ndarray, tile: Tile, quality: int, *, context: bool, details: np.ndarray | None = None) -> TilePixels:
+        """The pixels of a single tile of positions."""
+        return self.tile_pixels(self.corrected(latent, tile, quality), tile, latent.shape[1:], quality, context=context, details=details)
+
+    def corrected(self, latent: np.ndarray, area: Tile, quality: int) -> Corrected:
+        """The first stage of the synthesis of a quantised latent `(d, h, w)` int16, for the pixels of an area."""
+        config, (_, height, width) = self.model.config, latent.shape
+        area = area.widened(cells_needed(config.synthesis_blocks)[0], height, width)
+        if not any(config.synthesis_blocks):
+            return Corrected(area, _steps(area.of(latent)), None)
+        channels = (config.channels, config.synthesis_widths[0])
+        found = tuple(np.empty((count, area.bottom - area.top, area.right - area.left), np.float32) for count in channels)
+        for part in tiles(*found[0].shape[1:], COARSE_TILE_POSITIONS):
+            tile = Tile(part.top + area.top, part.bottom + area.top, part.left + area.left, part.right + area.left)
+            outer = tile.widened(config.synthesis_blocks[0], height, width)
+            made = self.engine.run("synthesis.corrected", latent=_steps(outer.of(latent))[None], quality=_level(quality))
+            for target, value in zip(found, made, strict=True):
+                part.of(target)[...] = outer.margins(tile).cut_off(value[0])
+        return Corrected(area, *found)
+
+    def tile_pixels(
+        self, corrected: Corrected, tile: Tile, grid: tuple[int, int], quality: int, *, context: bool, details: np.ndarray | None = None
+    ) -> TilePixels:
+        """Pixels of a tile of positions of a grid (h, w); with `context` 4 pixels more on each side on which the picture goes on."""
+        return self.with_details(self._synthesised(corrected, tile, grid, quality, context), tile, quality, details)
 
     def with_details(self, made: TilePixels, tile: Tile, quality: int, details: np.ndarray | None) -> TilePixels:
         """The pixels of a tile with details `(detail_channels, h, w)` int16 (1/16 steps) added, if there are any."""
@@ -121,32 +171,26 @@ class Transforms:
         added = outer.scaled(PATCH).less(made.context).cut_off(synthesise_details(self.model, own, quality))
         return TilePixels(made.pixels + added, made.context)
 
-    def _synthesised(self, latent: np.ndarray, tile: Tile, quality: int, context: bool) -> TilePixels:
-        """The synthesis stage by stage; what the stages to come do not need of the context is cut off on the way."""
+    def _synthesised(self, corrected: Corrected, tile: Tile, grid: tuple[int, int], quality: int, context: bool) -> TilePixels:
+        """The stages after the first. What the next stage does not need of the context is cut off before it."""
         config, level, run = self.model.config, _level(quality), self.engine.run
-        height, width = latent.shape[1:]
-        blocks = config.synthesis_blocks
-        at16, at8 = cells_needed(blocks)
-        outer = tile.widened(blocks[0] + at16, height, width)
-        part = outer.of(latent).astype(np.float32)[None] / np.float32(LATENT_ONE)
-        margins = outer.margins(tile)
-        kept = margins.at_most(at16)
-        sides = Margins(*(FILTER_CONTEXT * (context and margin > 0) for margin in margins.sides))
-        if not any(blocks):
-            (linear,) = run("synthesis.linear", latent=margins.less(kept).cut_off(part), quality=level)
-            return TilePixels(kept.scaled(PATCH).less(sides).cut_off(linear[0]) + np.float32(128), sides)
-        corrected, features = run("synthesis.corrected", latent=part, quality=level)
-        (linear,) = run("synthesis.linear", latent=margins.less(kept).cut_off(corrected), quality=level)
-        (features,) = run("synthesis.features8", features=margins.less(kept).cut_off(features))
-        kept8 = kept.scaled(2).at_most(at8)
-        features = kept.scaled(2).less(kept8).cut_off(features)
-        beyond = kept.scaled(PATCH).less(kept8.scaled(8))
+        at16, at8 = cells_needed(config.synthesis_blocks)
+        outer = tile.widened(at16, *grid)
+        margins, within = outer.margins(tile), corrected.area.margins(outer)
+        sides = Margins(*(FILTER_CONTEXT * (margin > 0) * context for margin in margins.sides))
+        (linear,) = run("synthesis.linear", latent=within.cut_off(corrected.latent)[None], quality=level)
+        if corrected.features is None:
+            return TilePixels(margins.scaled(PATCH).less(sides).cut_off(linear[0]) + np.float32(128), sides)
+        (features,) = run("synthesis.features8", features=within.cut_off(corrected.features)[None])
+        kept = margins.scaled(2).at_most(at8)
+        features = margins.scaled(2).less(kept).cut_off(features)
+        beyond = margins.scaled(PATCH).less(kept.scaled(8))
         # Where the margin ends with the picture, zeros are what lies beyond.
         framed = Margins(*(max(0, side - _FRAME) for side in beyond.sides)).cut_off(linear)
         missing = [_FRAME * (side == 0) for side in beyond.sides]
         framed = np.pad(framed, ((0, 0), (0, 0), (missing[0], missing[1]), (missing[2], missing[3])))
         (pixels,) = run("synthesis.finished", features=features, framed=framed, quality=level)
-        return TilePixels(kept8.scaled(8).less(sides).cut_off(pixels[0]), sides)
+        return TilePixels(kept.scaled(8).less(sides).cut_off(pixels[0]), sides)
 
     def small(self, latent: np.ndarray, size: tuple[int, int], quality: int, shrink: int, *, grey: bool = False, side: int = 2 * TILE_POSITIONS) -> np.ndarray:
         """A quantised latent as a picture of 1/`shrink` of `size` (H, W), rounded up: pixels uint8, means of the linear synthesis.
@@ -158,8 +202,7 @@ class Transforms:
         planes, factor = rgb.transpose(2, 0, 1), PATCH // shrink
         for tile in each_tile(height, width, side):
             outer = tile.widened(_LAPPED_HALO, height, width)
-            part = outer.of(latent).astype(np.float32)[None] / np.float32(LATENT_ONE)
-            (pixels,) = self.engine.run(f"synthesis.small{shrink}", latent=part, quality=_level(quality))
+            (pixels,) = self.engine.run(f"synthesis.small{shrink}", latent=_steps(outer.of(latent))[None], quality=_level(quality))
             pixels = outer.margins(tile).scaled(factor).cut_off(pixels[0]) + np.float32(128)
             target = tile.scaled(factor).of(planes)
             target[...] = to_bytes(pixels, grey)[:, : target.shape[1], : target.shape[2]]
@@ -171,6 +214,11 @@ def to_bytes(pixels: np.ndarray, grey: bool = False) -> np.ndarray:
     if grey:
         pixels = np.broadcast_to(pixels.mean(0, keepdims=True), pixels.shape)
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+
+def _steps(latent: np.ndarray) -> np.ndarray:
+    """A quantised latent in steps, float32."""
+    return latent.astype(np.float32) / np.float32(LATENT_ONE)
 
 
 def _level(quality: int) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from looc_codec.format.constants import SETS, TRELLIS_STATES
@@ -16,15 +18,24 @@ _PREDECESSORS = _WAYS // 2
 _ENTRIES = 2 * (_PREDECESSORS % SETS) + _WAYS % 2
 
 
-def best_choices(costs: np.ndarray, paths: np.ndarray) -> np.ndarray:
-    """The cheapest way along each path (Viterbi): `costs` `(n, 4)` float32 of the best code in set 0 with even and odd index, in set 1 likewise;
-    `paths` of `path_table` over them. Returns the entry 0..3 chosen for each unit `(n,)` int64."""
+def best_choices(costs: np.ndarray, paths: np.ndarray, threads: int = 1) -> np.ndarray:
+    """The cheapest way along each path: `costs` `(n, 4)` float32 of the best code in set 0 with even and odd index, in set 1
+    likewise; `paths` of `path_table` over them. Returns the entry 0..3 chosen for each unit `(n,)` int64."""
     # A step beyond the end of a path costs nothing whatever it does, so it changes nothing.
     padded = np.concatenate([costs, np.zeros((1, 4), np.float32)])
     chosen = np.zeros(len(padded), np.int64)
-    for start in range(0, paths.shape[1], PATHS_AT_A_TIME):
+
+    def work(start: int) -> None:
         part = paths[:, start : start + PATHS_AT_A_TIME]
         chosen[part] = _cheapest(padded[part])
+
+    starts = range(0, paths.shape[1], PATHS_AT_A_TIME)
+    if threads == 1 or len(starts) < 2:
+        for start in starts:
+            work(start)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, starts))
     return chosen[:-1]
 
 
