@@ -12,7 +12,7 @@ from looc_codec.codec.model import CodecModel
 from looc_codec.codec.prior import Step, traverse
 from looc_codec.codec.transforms import Transforms
 from looc_codec.errors import FormatError
-from looc_codec.format.container import Colour, Container
+from looc_codec.format.container import MAX_SEGMENTS, Colour, Container
 from looc_codec.format.entropy import CodeChecksum, SegmentDecoder
 from looc_codec.format.filter import Wiener
 from looc_codec.format.order import grid_size
@@ -127,4 +127,4 @@ class Decoder:
 
 def groups_shown(shrink: int) -> int:
     """Channel groups that a picture of 1/`shrink` shows: those of higher frequencies average out."""
-    return {16: 1, 8: 2, 4: 3}.get(shrink, 5)
+    return {16: 1, 8: 2, 4: 3}.get(shrink, MAX_SEGMENTS)

@@ -65,11 +65,16 @@ class Margins:
 
 
 def tiles(height: int, width: int, side: int) -> list[Tile]:
-    """The tiles of a grid, of at most `side` x `side` cells, row by row."""
-    return [
-        Tile(top, min(top + side, height), left, min(left + side, width))
-        for top in range(0, height, side) for left in range(0, width, side)
-    ]  # fmt: skip
+    """The tiles of a grid, row by row: as equal as may be, of at most `side` x `side` cells, or one where it has no more cells."""
+    if height * width <= side**2:
+        return [Tile(0, height, 0, width)]
+    return [Tile(*rows, *columns) for rows in _parts(height, side) for columns in _parts(width, side)]
+
+
+def _parts(length: int, side: int) -> list[tuple[int, int]]:
+    count = -(-length // side)
+    ends = [length * index // count for index in range(count + 1)]
+    return list(zip(ends[:-1], ends[1:], strict=True))
 
 
 def each_tile(height: int, width: int, side: int) -> Iterator[Tile]:

@@ -17,8 +17,8 @@ from looc_codec.format.constants import LATENT_ONE, PATCH
 from looc_codec.format.filter import Wiener
 from looc_codec.format.order import row_strips
 
-TILE_POSITIONS = 64
-"""Latent positions along a tile's side (1024 pixels); bounds the memory of the transforms."""
+TILE_POSITIONS = 40
+"""Latent positions along a tile's side (640 pixels); bounds the memory of the transforms: a megapixel is restored in 0.3 GB, with 64 in 0.4."""
 COARSE_TILE_POSITIONS = 96
 """The same of the analysis, and of the synthesis at 1/16 of the resolution, whose halos are wider and whose maps are smaller."""
 BAND_POSITIONS = 100_000
@@ -195,14 +195,21 @@ class Transforms:
     def small(self, latent: np.ndarray, size: tuple[int, int], quality: int, shrink: int, *, grey: bool = False, side: int = 2 * TILE_POSITIONS) -> np.ndarray:
         """A quantised latent as a picture of 1/`shrink` of `size` (H, W), rounded up: pixels uint8, means of the linear synthesis.
 
-        Its corrections are left out: they are mostly of what so small a picture does not show.
+        The corrections of the synthesis are mostly of what a small picture does not show. Those at 1/16 are made for 1/2, where
+        they bring it 1.5 dB closer to the means of the whole picture (36 dB; 38, 43 and 46 dB for 1/4, 1/8 and 1/16 without;
+        one validation picture at quality 50).
         """
         height, width = latent.shape[1:]
         rgb = np.empty((-(-size[0] // shrink), -(-size[1] // shrink), 3), np.uint8)
         planes, factor = rgb.transpose(2, 0, 1), PATCH // shrink
         for tile in each_tile(height, width, side):
             outer = tile.widened(_LAPPED_HALO, height, width)
-            (pixels,) = self.engine.run(f"synthesis.small{shrink}", latent=_steps(outer.of(latent))[None], quality=_level(quality))
+            if shrink == SHRINKS[0]:
+                found = self.corrected(latent, outer, quality)
+                part = found.area.margins(outer).cut_off(found.latent)
+            else:
+                part = _steps(outer.of(latent))
+            (pixels,) = self.engine.run(f"synthesis.small{shrink}", latent=part[None], quality=_level(quality))
             pixels = outer.margins(tile).scaled(factor).cut_off(pixels[0]) + np.float32(128)
             target = tile.scaled(factor).of(planes)
             target[...] = to_bytes(pixels, grey)[:, : target.shape[1], : target.shape[2]]
