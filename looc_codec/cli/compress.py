@@ -110,6 +110,7 @@ class Compression:
 
         # Read once per process.
         model = api.load_model(self.model)
+        api.encoder_for(model, threads=self.threads, device=self.device).prepare()
         picture = images.read_picture(job.input, max_pixels=self.max_pixels)
         if self.strip:
             picture = dataclasses.replace(picture, icc=None, exif=None, xmp=None)

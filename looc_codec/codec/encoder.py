@@ -41,6 +41,10 @@ class Encoder:
         self.model, self.engine, self.refine = model, engine, refine
         self.transforms, self.search = Transforms(model, engine), model.search
 
+    def prepare(self) -> None:
+        """Loads the networks in the background, while a picture is read."""
+        self.engine.prepare(tuple(name for name in self.model.graphs if not name.startswith("synthesis.small")))
+
     def encode(self, rgb: np.ndarray, quality: int, *, grey: bool = False) -> Coding:
         """The coding of pixels `(H, W, 3)` uint8 at a quality of 1..100."""
         share = 0.02 if self.refine else ANALYSIS_SHARE
