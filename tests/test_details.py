@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import build_tiny_model, tiny_config
+from conftest import build_tiny_model, decoder_of, encoder_of, tiny_config
 
-from looc_codec import codec, details
+from looc_codec import api
 from looc_codec.format import container
 from looc_codec.details import Details, coding_steps
 from looc_codec.errors import FormatError, ModelError
@@ -32,21 +32,21 @@ def rgb() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def data(model, rgb) -> bytes:
-    return codec.compress(rgb, quality=QUALITY, model=model)
+    return api.compress(rgb, quality=QUALITY, model=model)
 
 
 def coded(model, rgb, quality: int = QUALITY, **options) -> codec.CodedPicture:
-    return codec.encode_picture(codec.analyse(rgb, quality, model), rgb, quality, model, **options)
+    return codec.encode_picture(encoder_of(model).transforms.analyse(rgb, quality), rgb, quality, model, **options)
 
 
 def test_details_are_a_segment_of_their_own_and_make_the_picture_better(model, rgb, data):
     file = container.unpack(data)
     assert len(file.segments) == len(model.config.groups) + 1
-    latent_hat, decoded = codec.decode_codes(file, model)
+    latent_hat, decoded = decoder_of(model).decode(file)
     found = coded(model, rgb)
     assert torch.equal(latent_hat, found.latent_hat) and torch.equal(decoded, found.details) and decoded.any()
     shown, without = (codec.synthesise(latent_hat, rgb.shape[:2], QUALITY, model, details=value, wiener=codec.filter_of(file)) for value in (decoded, None))
-    assert np.array_equal(np.asarray(codec.decompress(data, model=model)), shown) and psnr_db(rgb, shown) > psnr_db(rgb, without) + 0.1
+    assert np.array_equal(np.asarray(api.decompress(data, model=model)), shown) and psnr_db(rgb, shown) > psnr_db(rgb, without) + 0.1
 
 
 def test_decoded_details_are_near_what_was_missing(model, rgb):
@@ -91,8 +91,8 @@ def test_steps_of_rows(model, rgb, monkeypatch):
     assert coding_steps(10, 2**13) == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)] and coding_steps(2, 2**15) == [(0, 1), (1, 2)]
     monkeypatch.setattr(details, "STEP_POSITIONS", 25)
     assert len(coding_steps(7, 10)) == 4
-    data = codec.compress(rgb, quality=QUALITY, model=model)
-    assert torch.equal(codec.decode_codes(container.unpack(data), model)[1], coded(model, rgb).details)
+    data = api.compress(rgb, quality=QUALITY, model=model)
+    assert torch.equal(decoder_of(model).decode(container.unpack(data))[1], coded(model, rgb).details)
 
 
 def test_scales_do_not_depend_on_what_is_read_together(model, rgb, monkeypatch):
@@ -114,13 +114,13 @@ def test_scales_do_not_depend_on_what_is_read_together(model, rgb, monkeypatch):
 def test_a_file_cut_short_is_a_preview_without_details(model, data):
     file = container.unpack(data)
     short = container.truncate(data, groups=len(model.config.groups))
-    picture = codec.decompress_picture(short, model=model, allow_truncated=True)
+    picture = api.restore_picture(short, model=model, allow_truncated=True)
     assert "3 channel groups" in picture.notices[0]
-    plain = codec.synthesise(codec.decode_codes(file, model)[0], (file.height, file.width), QUALITY, model)
+    plain = codec.synthesise(decoder_of(model).decode(file)[0], (file.height, file.width), QUALITY, model)
     assert np.array_equal(picture.rgb, plain)
-    assert np.array_equal(codec.decompress_picture(data, model=model, groups=len(model.config.groups)).rgb, plain)
-    whole = np.asarray(codec.decompress(data, model=model))
-    assert np.array_equal(codec.decompress_picture(data, model=model, groups=len(file.segments)).rgb, whole)
+    assert np.array_equal(api.restore_picture(data, model=model, groups=len(model.config.groups)).rgb, plain)
+    whole = np.asarray(api.decompress(data, model=model))
+    assert np.array_equal(api.restore_picture(data, model=model, groups=len(file.segments)).rgb, whole)
 
 
 @pytest.mark.parametrize("change", [lambda part: b"", lambda part: bytes([part[0] ^ 1]) + part[1:], lambda part: part[:1], lambda part: part + b"\1\2\3\4\5"])
@@ -134,13 +134,13 @@ def test_damaged_details_are_refused(model, data, change):
 def test_a_model_without_details_refuses_their_segment(model, tiny_model, data):
     file = container.unpack(data)
     with pytest.raises(FormatError, match="segments"):
-        codec.decode_codes(file, tiny_model)
+        decoder_of(tiny_model).decode(file)
 
 
 def test_weights_keep_them(model, tmp_path, rgb):
     path = tmp_path / "tiny.safetensors"
-    save_model(model, path)
-    again = load_model(path)
+    write_model(model, path)
+    again = read_model(path)
     assert again.fingerprint == model.fingerprint != build_tiny_model().fingerprint
     latent_hat = coded(model, rgb).latent_hat
     target = codec.analyse_details(latent_hat, rgb, QUALITY, model)

@@ -16,7 +16,7 @@ from conftest import build_tiny_model, decoder_of
 from test_codec import photo
 
 from looc_codec import api
-from looc_codec.api.model import read_model, write_model
+from looc_codec.codec.model import read_model, write_model
 from looc_codec.format import container
 from looc_codec.metrics import psnr_db
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 import looc_codec.pillow_plugin  # noqa: F401 - registers the format
-from looc_codec import codec, images
+from looc_codec import api, images
 from looc_codec.format.container import Container, pack
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -44,12 +44,12 @@ def tiny_installed(tiny_model_file, monkeypatch) -> str:
 @pytest.fixture
 def model(tiny_installed):
     """The installed model: as stored, in half precision, unlike the one that it was saved from."""
-    return codec.load_model(tiny_installed)
+    return api.load_model(tiny_installed)
 
 
 @pytest.fixture
 def data(model) -> bytes:
-    return codec.compress(photo(), quality=40, model=model)
+    return api.compress(photo(), quality=40, model=model)
 
 
 # --- opening and loading -----------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def test_open_shows_what_the_header_says(data, model, tmp_path):
 
 def test_pixels_are_those_of_the_decoder(data, model):
     with Image.open(io.BytesIO(data)) as image:
-        assert np.array_equal(np.asarray(image), np.asarray(codec.decompress(data, model=model)))
+        assert np.array_equal(np.asarray(image), np.asarray(api.decompress(data, model=model)))
 
 
 def test_open_reads_the_header_only():
@@ -141,13 +141,13 @@ def test_many_threads(data):
 def test_save_by_extension_and_by_format(tiny_installed, model, tmp_path):
     path = tmp_path / "a.looc"
     photo().save(path, quality=33, model=tiny_installed)
-    assert path.read_bytes() == codec.compress(photo(), quality=33, model=model)
+    assert path.read_bytes() == api.compress(photo(), quality=33, model=model)
     stream = io.BytesIO()
     photo().save(stream, "LOOC", quality=33, model=tiny_installed)
     assert stream.getvalue() == path.read_bytes()
     stream = io.BytesIO()
     photo().save(stream, "LOOC", model=tiny_installed)
-    assert stream.getvalue() == codec.compress(photo(), quality=50, model=model)
+    assert stream.getvalue() == api.compress(photo(), quality=50, model=model)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])

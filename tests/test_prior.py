@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import build_tiny_model, tiny_config
+from conftest import build_tiny_model, encoder_of, tiny_config
 
-from looc_codec import codec, prior
+from looc_codec import api, prior
 from looc_codec.errors import ModelError
 from looc_codec.prior import (
     EXACT_LIMIT,
@@ -188,9 +188,9 @@ def test_strips_make_no_difference(tiny_model, monkeypatch, positions):
     """Strips of one row, of a few rows and of odd numbers of them give the codes and the latent of a single strip."""
     generator = torch.Generator().manual_seed(3)
     latent = torch.randn(tiny_model.config.channels, 13, 9, generator=generator) * 6
-    whole = codec.encode_latent(latent, 60, tiny_model)
+    whole = encoder_of(tiny_model).encode_latent(latent, 60)
     monkeypatch.setattr(prior, "STRIP_POSITIONS", positions)
-    segments, checksum, latent_hat = codec.encode_latent(latent, 60, tiny_model)
+    segments, checksum, latent_hat = encoder_of(tiny_model).encode_latent(latent, 60)
     assert torch.equal(latent_hat, whole[2]) and (segments, checksum) == whole[:2]
     assert torch.equal(codec.decode_latent(segments, checksum, 13, 9, 60, tiny_model), whole[2])
 

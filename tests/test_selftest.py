@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import encoder_of
 from PIL import Image
 from typer.testing import CliRunner
 
-from looc_codec import codec, registry, selftest
+from looc_codec import api, registry, selftest
 from looc_codec.cli import app
 from looc_codec.exactness import Setting, Variant, launch
 
@@ -134,7 +135,7 @@ def test_scenes_are_made_from_their_numbers_alone():
 def test_the_golden_picture_is_worth_decoding():
     """Its codes must not be all zero, or they would prove little."""
     entry = registry.find_model("photo")
-    model = codec.load_model(entry.path)
-    latent = codec.analyse(selftest.scene(*selftest.GOLDEN_SIZE, seed=1), selftest.GOLDEN_QUALITY, model)
-    _, _, latent_hat = codec.encode_latent(latent, selftest.GOLDEN_QUALITY, model)
+    model = api.load_model(entry.path)
+    latent = encoder_of(model).transforms.analyse(selftest.scene(*selftest.GOLDEN_SIZE, seed=1), selftest.GOLDEN_QUALITY)
+    _, _, latent_hat = encoder_of(model).encode_latent(latent, selftest.GOLDEN_QUALITY)
     assert len(latent_hat.unique()) > 200

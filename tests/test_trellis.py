@@ -11,7 +11,7 @@ from conftest import build_tiny_model, tiny_config
 
 from looc_codec.format.constants import TRELLIS_STATES
 from looc_codec.errors import ModelError
-from looc_codec.model import LoocModel
+from looc_codec.networks.model import LoocModel
 from looc_codec.quantizers.codebook import ENCODER_LAMBDA, FIXED_ONE, TRELLIS_SPACING, SharedCodebook, trellis_lattice
 from looc_codec.quantizers.trellis import NEXT_STATE, PATH_UNITS, SETS, best_choices, path_count, path_units
 from looc_codec.training.codes import CodeFitter

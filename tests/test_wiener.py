@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_codec import photo
 
-from looc_codec import codec, rate_control, wiener
+from looc_codec import api
+from looc_codec.codec.rate_control import Target
 from looc_codec.format import container
 from looc_codec.errors import FormatError, MalformedError
 from looc_codec.images import Picture
@@ -141,7 +142,7 @@ def test_of_a_grey_picture_only_the_first_axis_is_filtered():
 
 def filtered_file(model, quality: int = 60, size: tuple[int, int] = (150, 101)) -> tuple[np.ndarray, bytes]:
     rgb = photo(*size)
-    data = codec.compress(rgb, quality=quality, model=model)
+    data = api.compress(rgb, quality=quality, model=model)
     assert container.unpack(data).filter
     return rgb, data
 
@@ -150,7 +151,7 @@ def test_a_file_with_its_filter_is_closer_to_the_picture(tiny_model):
     rgb, data = filtered_file(tiny_model)
     file = container.unpack(data)
     bare = container.pack(dataclasses.replace(file, filter=b""))
-    with_filter, without = (codec.decompress_picture(each, model=tiny_model).rgb for each in (data, bare))
+    with_filter, without = (api.restore_picture(each, model=tiny_model).rgb for each in (data, bare))
     assert psnr_db(rgb, with_filter) > psnr_db(rgb, without) + 0.05
 
 
@@ -166,17 +167,17 @@ def test_previews_do_without_the_filter(tiny_model):
     rgb, data = filtered_file(tiny_model)
     bare = container.pack(dataclasses.replace(container.unpack(data), filter=b""))
     for groups in (1, 2):
-        same = np.array_equal(*(codec.decompress_picture(each, model=tiny_model, groups=groups).rgb for each in (data, bare)))
+        same = np.array_equal(*(api.restore_picture(each, model=tiny_model, groups=groups).rgb for each in (data, bare)))
         assert same == (groups == 1)
     cut = container.truncate(data, groups=1)
-    preview = codec.decompress_picture(cut, model=tiny_model, allow_truncated=True).rgb
-    assert np.array_equal(preview, codec.decompress_picture(bare, model=tiny_model, groups=1).rgb)
+    preview = api.restore_picture(cut, model=tiny_model, allow_truncated=True).rgb
+    assert np.array_equal(preview, api.restore_picture(bare, model=tiny_model, groups=1).rgb)
 
 
 def test_a_malformed_filter_is_refused(tiny_model):
     _, data = filtered_file(tiny_model)
     forged = container.pack(dataclasses.replace(container.unpack(data), filter=b"\xff"))
-    for read in (codec.decompress, codec.verify):
+    for read in (api.decompress, api.verify):
         with pytest.raises(FormatError, match="filter"):
             read(forged, model=tiny_model)
 
@@ -193,9 +194,9 @@ def test_large_pictures_are_sampled_everywhere():
 
 def test_a_target_psnr_counts_the_filter(tiny_model):
     picture = Picture(rgb=photo(120, 90))
-    trial = rate_control.compress_to_psnr(picture, 24.0, model=tiny_model)
+    trial = api.compress_picture(picture, target=Target("psnr", 24.0), model=tiny_model)
     assert container.unpack(trial.data).filter
-    assert trial.psnr_db == psnr_db(picture.rgb, codec.decompress_picture(trial.data, model=tiny_model).rgb) >= 24.0
+    assert trial.psnr_db == psnr_db(picture.rgb, api.restore_picture(trial.data, model=tiny_model).rgb) >= 24.0
 
 
 def test_features_are_those_of_their_windows():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 import threading
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from looc_codec.codec.engine import Engine, Graph
-from looc_codec.codec.packing import pack_weights, unpack_frequencies, unpack_weights
+from looc_codec.codec.packing import pack_weights, packed_length, unpack_frequencies, unpack_weights
 from looc_codec.codec.search import CodeSearch
 from looc_codec.config import LoocConfig
 from looc_codec.errors import ModelError
@@ -215,6 +216,8 @@ def _require_transforms(path: Path, graphs: Mapping[str, Graph], transforms: Map
         types = [np.uint8, np.float32] if packed else [np.float16]
         if any(value is None or value.dtype != kind for value, kind in zip(stored, types, strict=True)):
             raise ModelError(f"{path} does not fit its own configuration: {name} is missing or of another type")
+        if packed and (stored[0].shape != (packed_length(math.prod(shapes[name])),) or stored[1].shape != shapes[name][:1]):
+            raise ModelError(f"{path} does not fit its own configuration: {name} has another shape")
         if not np.isfinite(stored[-1]).all():
             raise ModelError(f"{path} holds weights that are not finite numbers; install the weights again")
 
