@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -104,11 +104,13 @@ class Compression:
     def __call__(self, job: Job, record: Record) -> None:
         from looc_codec import codec, container, files, images, rate_control
 
+        # What matters about a picture becomes a notice. The filter is the process's own, which is the program's here.
+        warnings.filterwarnings("ignore", module=r"PIL|pillow_")
         # Read once per process.
         model = codec.load_model(self.model, device=self.device)
         picture = images.read_picture(job.input, max_pixels=self.max_pixels)
         if self.strip:
-            picture = dataclasses.replace(picture, icc=None, exif=None, xmp=None)
+            picture = picture.without_metadata()
         record.notices = list(picture.notices)
         trial = None
         if self.target_bpp is not None:
