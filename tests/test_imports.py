@@ -103,7 +103,10 @@ def test_light_modules_stay_light(part):
 
 
 # From top to bottom, as LAYERS; reading and writing know nothing of each other.
-IMAGES_ORDER = ("__init__", "writing", "reading", "chunks", "alpha", "opening", "colour", "metadata", "picture")
+IMAGES_ORDER = (
+    "__init__", "writing", "reading", "chunks", "alpha", "colour", "metadata",
+    "texts", "exif", "xmp", "jpeg_xl", "profiles", "opening", "picture",
+)  # fmt: skip
 
 
 def test_the_modules_of_images_point_downwards():

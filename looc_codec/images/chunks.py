@@ -8,9 +8,9 @@ import numpy as np
 
 from looc_codec.container import ALPHA_CHUNK, EXIF_CHUNK, ICC_CHUNK, XMP_CHUNK, Chunk, Colour
 from looc_codec.images.alpha import packed_alpha, unpacked_alpha
-from looc_codec.images.colour import checked_profile
-from looc_codec.images.metadata import checked_exif
+from looc_codec.images.exif import checked_exif
 from looc_codec.images.picture import Picture
+from looc_codec.images.profiles import checked_profile
 
 
 def chunks_of_picture(picture: Picture) -> tuple[Chunk, ...]:

@@ -1,9 +1,8 @@
-"""Samples of any kind to 8-bit RGB: colour profiles, PNG's gamma, CMYK, Lab, grey of more than 8 bits."""
+"""Samples of any kind to 8-bit RGB: CMYK, Lab, grey profiles, grey of more than 8 bits, float."""
 
 from __future__ import annotations
 
 import io
-import struct
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -11,13 +10,15 @@ from PIL import Image, ImageCms
 from looc_codec.errors import ImageError
 
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")
-_SRGB_GAMMA = 0.45455
 
 
 def rgb_and_alpha(
-    image: Image.Image, icc: bytes | None, wide: bool, name: str, notices: list[str]
+    image: Image.Image, icc: bytes | None, wide: bool, negative: bool, name: str, notices: list[str]
 ) -> tuple[np.ndarray, np.ndarray | None, bytes | None]:
-    """(H, W, 3) and (H, W) or None, and the profile that these values need."""
+    """(H, W, 3) and (H, W) uint8, the second None where all is opaque, and the profile that these values need.
+
+    `wide`: the file has 16 bits a sample, whatever Pillow's mode is. `negative`: grey samples count from white.
+    """
     alpha = None
     space = icc[16:20] if icc else None
     transparency = image.info.get("transparency")
@@ -33,6 +34,8 @@ def rgb_and_alpha(
         if image.mode.startswith("I;16") and isinstance(transparency, int):
             alpha = np.where(samples == transparency, 0, 255).astype(np.uint8)
         grey = _grey_of_samples(samples, name, notices)
+        if negative:
+            grey = 255 - grey
         rgb = np.repeat(grey[..., None], 3, axis=2)
     elif image.has_transparency_data:
         if image.mode == "La":
@@ -72,12 +75,12 @@ def _rgb_of_cmyk(image: Image.Image, icc: bytes | None, notices: list[str]) -> n
 
 
 def _grey_of_samples(samples: np.ndarray, name: str, notices: list[str]) -> np.ndarray:
-    """(H, W) uint8 of samples that are not 8-bit: 65535 of an integer is white, of a float 1 unless some exceed it."""
+    """(H, W) uint8 of samples that are not 8-bit: 65535 of an integer is white, of a float what `_white_of` says."""
     if samples.dtype.kind == "f":
-        finite = np.nan_to_num(samples.astype(np.float32), nan=0.0, posinf=np.float32(65535), neginf=0.0)
-        white = next((level for level in (1, 255, 65535) if finite.max() <= level), float(finite.max()))
+        white = _white_of(samples)
         notices.append(f"it has float samples; 8 bits are kept, {white:g} is taken as white")
-        return np.rint(np.clip(finite / white, 0, 1) * 255).astype(np.uint8)
+        levels = np.nan_to_num(samples.astype(np.float32) / np.float32(white), nan=0, posinf=1, neginf=0)
+        return np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8)
     if samples.min() < 0 or samples.max() > 65535:
         raise ImageError(f"{name} has 32-bit samples whose white is not stated; convert it to 16 bits or 8 first")
     if samples.dtype != np.uint16:
@@ -88,68 +91,22 @@ def _grey_of_samples(samples: np.ndarray, name: str, notices: list[str]) -> np.n
     return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def checked_profile(icc: object, notices: list[str]) -> bytes | None:
-    """The ICC profile if lcms can open it; else None, with a notice if there was one."""
-    if not isinstance(icc, bytes) or not icc:
-        return None
-    try:
-        if int.from_bytes(icc[:4], "big") > len(icc):
-            raise ValueError("cut short")
-        ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        return icc
-    except (OSError, ValueError, TypeError, ImageCms.PyCMSError):
-        notices.append("its colour profile is damaged and is left out")
-        return None
+def _white_of(samples: np.ndarray) -> float:
+    """The white of float samples: the least of 1, 255 and 65535 that fits them, else the level that 1% exceed.
+
+    Highlights of up to 16 may stand above a white of 1 in at most half of the picture, as they do in renderings; scales
+    of 255 and 65535 come from integers, which resampling takes a little too far. A hundredth of the samples may be
+    anything, and infinite, missing and negative ones do not count.
+    """
+    counted = samples[np.isfinite(samples) & (samples > 0)]
+    if counted.size == 0:
+        return 1
+    middle, high = np.percentile(counted, (50, 99))
+    if middle <= 1 and high <= 16:
+        return 1
+    return next((level for level in (255, 65535) if high <= 1.5 * level), float(high))
 
 
 def _to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
     source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
     return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-
-
-def profile_of_gamma(info: dict, notices: list[str]) -> bytes | None:
-    """An ICC profile that says what a PNG's gAMA chunk says, where that differs from sRGB and nothing overrules it.
-
-    Pixel values stay untouched, as with any other profile.
-    """
-    gamma = info.get("gamma")
-    if "srgb" in info or not isinstance(gamma, float) or not 0.1 <= gamma <= 10 or abs(gamma / _SRGB_GAMMA - 1) < 0.05:
-        return None
-    notices.append(f"its gamma of {gamma:g} is kept as a colour profile")
-    return _gamma_profile(1 / gamma)
-
-
-def _gamma_profile(exponent: float) -> bytes:
-    """A minimal ICC profile (version 2): the primaries of sRGB, and light = value ** exponent. About 450 bytes."""
-
-    def xyz(*values: float) -> bytes:
-        return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in values))
-
-    def padded(data: bytes) -> bytes:
-        return data + bytes(-len(data) % 4)
-
-    text = b"Gamma\0"
-    curve = padded(struct.pack(">4sIIH", b"curv", 0, 1, round(exponent * 256)))
-    # Primaries adapted to D50, as in every sRGB profile.
-    bodies = {
-        b"desc": padded(struct.pack(">4sII", b"desc", 0, len(text)) + text + bytes(78)),
-        b"cprt": padded(b"text\0\0\0\0CC0\0"),
-        b"wtpt": xyz(0.9642, 1.0, 0.8249),
-        b"rXYZ": xyz(0.43607, 0.22249, 0.01392),
-        b"gXYZ": xyz(0.38515, 0.71687, 0.09708),
-        b"bXYZ": xyz(0.14307, 0.06061, 0.71410),
-        b"rTRC": curve,
-    }
-    position = 128 + 4 + 12 * (len(bodies) + 2)
-    entries, data = [], b""
-    for tag, body in bodies.items():
-        names = (b"rTRC", b"gTRC", b"bTRC") if tag == b"rTRC" else (tag,)
-        entries += [struct.pack(">4sII", name, position + len(data), len(body)) for name in names]
-        data += body
-    table = struct.pack(">I", len(entries)) + b"".join(entries)
-    header = struct.pack(
-        ">I4sI4s4s4s6H4s28s3i",
-        128 + len(table) + len(data), b"", 0x02100000, b"mntr", b"RGB ", b"XYZ ", 2000, 1, 1, 0, 0, 0, b"acsp", b"",
-        round(0.9642 * 65536), 65536, round(0.8249 * 65536),
-    )  # fmt: skip
-    return header.ljust(128, b"\0") + table + data

@@ -1,92 +1,120 @@
-"""EXIF and XMP: what a file states, the orientation above all, as blocks that agree with an upright picture."""
+"""The metadata of an image as one EXIF block and one XMP packet, which agree with its upright pixels."""
 
 from __future__ import annotations
 
-import numpy as np
 from PIL import Image
 
-EXIF_PREFIX = b"Exif\0\0"
-ORIENTATION_TAG = 0x0112
-TIFF_XMP_TAG = 700
-_EXIF_ORDERS = {b"II*\0": "little", b"MM\0*": "big"}
-# What the TIFF reader shows as EXIF holds the layout of the file too; only these describe the picture.
-_TIFF_TAGS_KEPT = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
+from looc_codec.images.exif import checked_exif, exif_of_tiff, orientation_of, upright_exif, with_resolution, with_texts
+from looc_codec.images.jpeg_xl import xmp_of_jpeg_xl
+from looc_codec.images.texts import raw_profile, texts_of
+from looc_codec.images.xmp import upright_xmp, with_properties
+
+_XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"
+_EXTENDED_XMP_PREFIX = b"http://ns.adobe.com/xmp/extension/\0"
+_GAIN_MAP_PREFIX = b"urn:iso:std:iso:ts:21496:-1\0"
+_UNKNOWN_PER_INCH = 72
+"""What EXIF wants stated where the resolution is unknown, so it tells nothing."""
 
 
 def exif_and_xmp(image: Image.Image) -> tuple[bytes | None, bytes | None]:
-    """EXIF from its TIFF header on, and XMP; None for what is absent or unusable."""
-    exif = image.info.get("exif")
+    """EXIF from its TIFF header on, and XMP, as a loaded image has them; None for what is absent or unusable."""
+    exif, xmp = image.info.get("exif"), image.info.get("xmp")
     if image.format == "TIFF":
-        exif = _exif_of_tiff(image)
+        exif = exif_of_tiff(image)
     elif isinstance(exif, Image.Exif):
         exif = exif.tobytes()
-    if isinstance(exif, bytes):
-        exif = exif.removeprefix(EXIF_PREFIX)
-    xmp = image.info.get("xmp")
     if isinstance(xmp, str):
         xmp = xmp.encode()
-    return checked_exif(exif), xmp if isinstance(xmp, bytes) and xmp else None
+    app1 = raw_profile(image.info, "APP1") or b""
+    if not xmp:
+        xmp = raw_profile(image.info, "xmp") or (app1.startswith(_XMP_PREFIX) and app1[len(_XMP_PREFIX) :])
+    exif = checked_exif(exif) or checked_exif(raw_profile(image.info, "exif")) or checked_exif(app1)
+    if not xmp and image.format == "JXL":
+        xmp = xmp_of_jpeg_xl(getattr(image, "fc", b""))
+    return exif, xmp if isinstance(xmp, bytes) and xmp else None
 
 
-def checked_exif(exif: object) -> bytes | None:
-    return exif if isinstance(exif, bytes) and exif[:4] in _EXIF_ORDERS else None
+def orientation_to_undo(image: Image.Image, exif: bytes | None) -> int:
+    """The EXIF orientation, 1..8, that the loaded pixels still have; 1 where its reader has turned them."""
+    # The codestream of JPEG XL has an orientation of its own, which the reader applies; that in EXIF is a mere copy.
+    # Only pixels that come from a JPEG file within (`jpeg`) are as that file has them.
+    if exif is None or (image.format == "JXL" and not getattr(image, "jpeg", False)):
+        return 1
+    return orientation_of(exif) or 1
 
 
-def _exif_of_tiff(image: Image.Image) -> bytes | None:
-    """The descriptive part of a TIFF file's tags as an EXIF block."""
-    try:
-        kept = descriptive(image.getexif())
-        return kept.tobytes() if len(kept) else None
-    # Values of the wrong type in a damaged directory; the pixels do not depend on them.
-    except Exception:
-        return None
+def upright_metadata(
+    image: Image.Image,
+    exif: bytes | None,
+    xmp: bytes | None,
+    width: int,
+    height: int,
+    notices: list[str],
+) -> tuple[bytes | None, bytes | None]:
+    """EXIF and XMP for the upright picture of `width` x `height` pixels, with what the file states in other forms.
 
-
-def descriptive(source: Image.Exif) -> Image.Exif:
-    """The tags that describe a picture, with the EXIF and GPS parts; none about the layout of a file."""
-    kept = Image.Exif()
-    for tag in _TIFF_TAGS_KEPT:
-        if source.get(tag):
-            kept[tag] = source[tag]
-    for part in (0x8769, 0x8825):
-        if values := source.get_ifd(part):
-            kept[part] = dict(values)
-    return kept
-
-
-def orientation_entry(exif: bytes) -> tuple[int, int, int] | None:
-    """The orientation of an EXIF block, where its value lies, and in how many bytes; None if not stated.
-
-    Read by hand so that all other bytes, makers' notes above all, can stay where they are.
+    That is resolution, IPTC, comments, and text of PNG. One notice names what is left out.
     """
-    order = _EXIF_ORDERS[exif[:4]]
-    start = int.from_bytes(exif[4:8], order)
-    for index in range(int.from_bytes(exif[start : start + 2], order)):
-        entry = exif[start + 2 + 12 * index : start + 14 + 12 * index]
-        if len(entry) < 12:
-            return None
-        if int.from_bytes(entry[:2], order) == ORIENTATION_TAG:
-            length = {3: 2, 4: 4}.get(int.from_bytes(entry[2:4], order))
-            if length is None:
-                return None
-            return int.from_bytes(entry[8 : 8 + length], order), start + 2 + 12 * index + 8, length
-    return None
+    left_out = _parts_beside(image)
+    per_inch = _resolution(image)
+    if per_inch is not None:
+        # As the file has its sides; they change places together with those of an EXIF block.
+        exif = with_resolution(exif, per_inch)
+    # Where the reader has turned the pixels, as that of JPEG XL, thumbnails are as they were, too.
+    turned = exif is not None and (orientation_of(exif) or 1) != 1
+    if exif is not None:
+        exif = upright_exif(exif, width, height)
+    if xmp is not None:
+        xmp, claimed = upright_xmp(xmp, width, height, turned)
+        left_out += claimed
+    texts = texts_of(image)
+    if texts.exif:
+        exif = with_texts(exif, texts.exif)
+    if texts.properties:
+        added = with_properties(xmp, texts.properties)
+        if added is None:
+            left_out.append("IPTC and text, as its XMP is damaged")
+        else:
+            xmp = added
+    left_out += texts.left_out
+    if left_out:
+        notices.append(f"left out: {', '.join(dict.fromkeys(left_out))}")
+    return exif, xmp
 
 
-def with_orientation_1(exif: bytes, entry: tuple[int, int, int]) -> bytes:
-    _, position, length = entry
-    return exif[:position] + (1).to_bytes(length, _EXIF_ORDERS[exif[:4]]) + exif[position + length :]
+def _resolution(image: Image.Image) -> tuple[float, float] | None:
+    """Pixels per inch that a file states outside EXIF; None if it states none, or the one that stands for none."""
+    info = image.info
+    per_inch = None
+    if image.format in ("JPEG", "MPO"):
+        # Pillow's `dpi` may come from EXIF, which keeps its own.
+        scale = {1: 1, 2: 2.54}.get(info.get("jfif_unit"))
+        if scale is not None and info.get("jfif_density"):
+            per_inch = tuple(value * scale for value in info["jfif_density"])
+    elif image.format != "TIFF":
+        # TIFF's is among the tags that are EXIF's too.
+        per_inch = info.get("dpi")
+    try:
+        across, down = (float(value) for value in per_inch)
+    except (TypeError, ValueError):
+        return None
+    if not (1 <= across < 1e5 and 1 <= down < 1e5) or round(across) == round(down) == _UNKNOWN_PER_INCH:
+        return None
+    # PNG counts by the metre: 300 per inch come back as 299.9994.
+    across, down = (round(value) if abs(value - round(value)) < 0.02 else value for value in (across, down))
+    return across, down
 
 
-def upright(plane: np.ndarray, orientation: int) -> np.ndarray:
-    """The plane turned and mirrored as the EXIF orientation 2..8 asks."""
-    turned = {
-        2: lambda: plane[:, ::-1],
-        3: lambda: plane[::-1, ::-1],
-        4: lambda: plane[::-1],
-        5: lambda: plane.swapaxes(0, 1),
-        6: lambda: np.rot90(plane, -1),
-        7: lambda: plane[::-1, ::-1].swapaxes(0, 1),
-        8: lambda: np.rot90(plane, 1),
-    }
-    return turned[orientation]()
+def _parts_beside(image: Image.Image) -> list[str]:
+    """Names of parts that lie in the file beside the picture, as far as they can be told without XMP."""
+    found = []
+    for _, segment in getattr(image, "applist", ()):
+        if segment.startswith(_EXTENDED_XMP_PREFIX):
+            found.append("extended XMP")
+        elif segment.startswith(_GAIN_MAP_PREFIX):
+            found.append("gain map")
+    if image.info.get("depth_images"):
+        found.append("depth map")
+    if image.info.get("aux"):
+        found.append("auxiliary images")
+    return found

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
+from typing import BinaryIO
 
 from PIL import Image
 
@@ -17,6 +18,10 @@ READ_FORMATS = (
     "TGA", "QOI", "PCX", "SGI", "ICNS",
 )  # fmt: skip
 """Pillow formats that are read. EPS and PDF would start other programs on the file; stubs decode nothing."""
+
+HEAD_BYTES = 65536
+_NEW_SUBFILE_TYPE_TAG, _SUBFILE_TYPE_TAG, _SUB_IFDS_TAG, _DNG_VERSION_TAG = 254, 255, 330, 50706
+_PAGES_MAX = 100
 
 _own_max_pixels: ContextVar[int | None] = ContextVar("looc_max_pixels", default=None)
 
@@ -73,27 +78,55 @@ def _foreign_kind(head: bytes) -> str | None:
     return None
 
 
-def notices_of_head(head: bytes) -> list[str]:
-    """What the first bytes of an AVIF file tell and Pillow does not: more than 8 bits, wide or HDR colours."""
+def colours_and_notices(image: Image.Image) -> tuple[tuple[int, int] | None, list[str]]:
+    """What Pillow does not tell of an image that is opened and not loaded yet, from the file itself.
+
+    Code points of ITU-T H.273 for primaries and transfer (PNG's cICP, nclx of AVIF and HEIC), None if there are none,
+    and notices of more than 8 bits and of parts beside the picture.
+    """
     notices: list[str] = []
-    if head[4:8] != b"ftyp":
-        return notices
+    file = getattr(image, "fp", None)
+    if file is None or image.format not in ("PNG", "AVIF", "HEIF"):
+        return None, notices
+    position = file.tell()
+    try:
+        if image.format == "PNG":
+            chunk = _png_chunk(file, b"cICP")
+            if len(chunk) >= 4 and not chunk[3]:
+                notices.append("its samples are of narrow range, which is taken as full: it may look pale")
+            return ((chunk[0], chunk[1]) if len(chunk) >= 2 else None), notices
+        file.seek(0)
+        head = file.read(HEAD_BYTES)
+    finally:
+        file.seek(position)
     config = head.find(b"av1C")
-    if config >= 0 and len(head) > config + 6 and head[config + 6] & 0x40:
+    if (config >= 0 and len(head) > config + 6 and head[config + 6] & 0x40) or image.info.get("bit_depth", 8) > 8:
         notices.append("it has more than 8 bits a sample; 8 are kept")
+    # A picture made from the base and a gain map is a part of its own.
+    if b"tmap" in head[8:64]:
+        notices.append("its gain map is left out")
     colour = head.find(b"colrnclx")
     if colour >= 0 and len(head) >= colour + 12:
-        primaries, transfer = struct.unpack(">HH", head[colour + 8 : colour + 12])
-        # ITU-T H.273: 1 is BT.709, 2 unspecified, 5 and 6 BT.601; transfers 13 sRGB, 14 and 15 BT.2020, all near sRGB.
-        if primaries not in (1, 2, 5, 6) or transfer not in (1, 2, 6, 13, 14, 15):
-            notices.append(
-                "it has wide-gamut or HDR colours without an ICC profile; they are kept as if sRGB and look duller"
-            )
-    return notices
+        return struct.unpack(">HH", head[colour + 8 : colour + 12]), notices
+    return None, notices
 
 
-def check_size(image: Image.Image, max_pixels: int, name: str) -> None:
-    width, height = image.size
+def _png_chunk(file: BinaryIO, kind: bytes) -> bytes:
+    """The data of the first PNG chunk of this kind before the pixels; empty if there is none."""
+    position = 8
+    while True:
+        file.seek(position)
+        start = file.read(8)
+        if len(start) < 8 or start[4:] in (b"IDAT", b"IEND"):
+            return b""
+        length = int.from_bytes(start[:4], "big")
+        if start[4:] == kind:
+            return file.read(min(length, HEAD_BYTES))
+        position += 12 + length
+
+
+def check_size(width: int, height: int, max_pixels: int, name: str) -> None:
+    """ImageError for a picture without pixels, with more than the limit, or too thin for its memory."""
     if width < 1 or height < 1:
         raise ImageError(f"{name} has {width}x{height} pixels; give a picture with some")
     if width * height > max_pixels:
@@ -101,6 +134,40 @@ def check_size(image: Image.Image, max_pixels: int, name: str) -> None:
     if is_thin_beyond(width, height, max_pixels):
         subject = f"{name} is a strip of {width}x{height} pixels, which takes the memory of many"
         raise ImageError(_too_large(subject, max_pixels))
+
+
+def main_page(image: Image.Image, name: str, notices: list[str], *, may_seek: bool) -> None:
+    """Goes on to the first page of a TIFF file that is no reduced copy of another and no mask.
+
+    Camera raw files are of this kind: what can be read of them is a preview. ImageError where there is no such page, or
+    where one would have to be sought and `may_seek` does not allow it.
+    """
+    tags = getattr(image, "tag_v2", {})
+    size = f"{image.width}x{image.height}"
+    if not _is_reduced_or_mask(tags):
+        return
+    if _DNG_VERSION_TAG in tags or _SUB_IFDS_TAG in tags:
+        raise ImageError(
+            f"{name} is a camera raw file, of which only a preview of {size} pixels could be read; "
+            "develop it first: save it as TIFF, PNG or JPEG in a raw converter"
+        )
+    for page in range(1, _PAGES_MAX if may_seek else 1):
+        try:
+            image.seek(page)
+        # The end of the pages, or one that cannot be read, for which Pillow has many errors.
+        except Exception:
+            break
+        if not _is_reduced_or_mask(image.tag_v2):
+            notices.append(f"its first page is a reduced copy or a mask; page {page + 1} is taken")
+            return
+    raise ImageError(
+        f"{name} shows a reduced copy of {size} pixels or a mask, not the picture itself; give the page of the picture"
+    )
+
+
+def _is_reduced_or_mask(tags: Mapping[int, object]) -> bool:
+    kind = tags.get(_NEW_SUBFILE_TYPE_TAG)
+    return (isinstance(kind, int) and bool(kind & 0b101)) or tags.get(_SUBFILE_TYPE_TAG) == 2
 
 
 def _too_large(subject: str, max_pixels: int) -> str:

@@ -45,3 +45,17 @@ class Picture:
         if self.icc is not None:
             notices += ("its colour profile is left out: colours may look different",)
         return replace(self, icc=None, exif=None, xmp=None, notices=notices)
+
+
+def upright(plane: np.ndarray, orientation: int) -> np.ndarray:
+    """An array (H, W) or (H, W, C) turned and mirrored as the EXIF orientation 2..8 asks; a view."""
+    turned = {
+        2: lambda: plane[:, ::-1],
+        3: lambda: plane[::-1, ::-1],
+        4: lambda: plane[::-1],
+        5: lambda: plane.swapaxes(0, 1),
+        6: lambda: np.rot90(plane, -1),
+        7: lambda: plane[::-1, ::-1].swapaxes(0, 1),
+        8: lambda: np.rot90(plane, 1),
+    }
+    return turned[orientation]()

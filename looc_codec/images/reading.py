@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,10 +18,23 @@ from looc_codec.container import DEFAULT_MAX_PIXELS
 from looc_codec.errors import ImageError
 from looc_codec.files import STANDARD_STREAM
 from looc_codec.images.alpha import filled_where_invisible
-from looc_codec.images.colour import GREY_MODES, checked_profile, profile_of_gamma, rgb_and_alpha
-from looc_codec.images.metadata import exif_and_xmp, orientation_entry, upright, with_orientation_1
-from looc_codec.images.opening import check_size, formats_for, notices_of_head, own_limit, sentence
-from looc_codec.images.picture import Picture
+from looc_codec.images.colour import GREY_MODES, rgb_and_alpha
+from looc_codec.images.jpeg_xl import size_of_jpeg_xl
+from looc_codec.images.metadata import exif_and_xmp, orientation_to_undo, upright_metadata
+from looc_codec.images.opening import (
+    HEAD_BYTES,
+    check_size,
+    colours_and_notices,
+    formats_for,
+    main_page,
+    own_limit,
+    sentence,
+)
+from looc_codec.images.picture import Picture, upright
+from looc_codec.images.profiles import checked_profile, is_hdr, profile_of_code_points, profile_of_png
+from looc_codec.images.texts import raw_profile
+
+_PHOTOMETRIC_TAG, _WHITE_IS_ZERO = 262, 0
 
 
 def read_picture(
@@ -42,16 +54,20 @@ def read_picture(
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(_opened(source))
-            head = file.read(65536)
+            head = file.read(HEAD_BYTES)
             file.seek(0)
             if not head:
                 raise ImageError(f"{name} is empty; give a picture file")
-            notices = notices_of_head(head)
+            notices = []
             if ImageFile.LOAD_TRUNCATED_IMAGES:
                 # Global to the process and the program's own choice, so it is left alone.
                 notices.append("this program has Pillow accept files cut short, so whether it is whole is not known")
-            with own_limit(max_pixels), Image.open(file, formats=formats_for(head)) as image:
-                return _picture(image, max_pixels, name, notices)
+            formats = formats_for(head)
+            if "JXL" in formats and (size := size_of_jpeg_xl(file)) is not None:
+                # Its reader decodes on opening.
+                check_size(*size, max_pixels, name)
+            with own_limit(max_pixels), Image.open(file, formats=formats) as image:
+                return _picture(image, max_pixels, name, notices, may_seek=True)
         except ImageError:
             raise
         # Pillow's readers raise whatever their parsing stumbles over: every one of these is about the file.
@@ -69,38 +85,38 @@ def picture_from_pillow(
     """
     try:
         with own_limit(max_pixels):
-            return _picture(image, max_pixels, name, [])
+            return _picture(image, max_pixels, name, [], may_seek=False)
     except ImageError:
         raise
     except Exception as error:
         raise ImageError(sentence(error, name, b"", max_pixels)) from error
 
 
-def _picture(image: Image.Image, max_pixels: int, name: str, notices: list[str]) -> Picture:
-    check_size(image, max_pixels, name)
+def _picture(image: Image.Image, max_pixels: int, name: str, notices: list[str], *, may_seek: bool) -> Picture:
+    check_size(*image.size, max_pixels, name)
+    main_page(image, name, notices, may_seek=may_seek)
+    check_size(*image.size, max_pixels, name)
     if getattr(image, "is_animated", False):
         notices.append("it has more than one frame or page; only the first is kept")
     # Known only until the pixels are loaded.
+    code_points, found = colours_and_notices(image)
+    notices += found
     wide = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    negative = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO
     image.load()
     # Icons and some TIFF files find out their size while loading.
-    check_size(image, max_pixels, name)
+    check_size(*image.size, max_pixels, name)
     if wide or image.mode.startswith("I;16"):
         notices.append("it has 16 bits a sample; 8 are kept")
-    icc = checked_profile(image.info.get("icc_profile"), notices)
-    if icc is None and image.format == "PNG":
-        icc = profile_of_gamma(image.info, notices)
-    rgb, alpha, icc = rgb_and_alpha(image, icc, wide, name, notices)
+    rgb, alpha, icc = rgb_and_alpha(image, _profile(image, code_points, notices), wide, negative, name, notices)
     one_plane = image.mode in GREY_MODES or image.mode.startswith("I;16")
     exif, xmp = exif_and_xmp(image)
-    entry = orientation_entry(exif) if exif else None
-    if entry is not None and 2 <= entry[0] <= 8:
-        rgb = upright(rgb, entry[0])
-        alpha = None if alpha is None else upright(alpha, entry[0])
-        exif = with_orientation_1(exif, entry)
-    # Browsers never turn a picture by its XMP, so it is upright now; programs that do must find nothing to turn.
-    xmp = xmp and re.sub(rb'(tiff:Orientation(?:="|=\'|>))[2-8]', rb"\g<1>1", xmp)
+    orientation = orientation_to_undo(image, exif)
+    if orientation != 1:
+        rgb = upright(rgb, orientation)
+        alpha = None if alpha is None else upright(alpha, orientation)
     rgb = np.ascontiguousarray(rgb)
+    exif, xmp = upright_metadata(image, exif, xmp, rgb.shape[1], rgb.shape[0], notices)
     if alpha is not None:
         if alpha.min() == 255:
             alpha = None
@@ -110,6 +126,18 @@ def _picture(image: Image.Image, max_pixels: int, name: str, notices: list[str])
     picture = Picture(rgb=rgb, alpha=alpha, icc=icc, exif=exif, xmp=xmp, notices=tuple(notices))
     # Applying a grey profile may leave the planes a level apart.
     return replace(picture, one_plane=one_plane and picture.grey)
+
+
+def _profile(image: Image.Image, code_points: tuple[int, int] | None, notices: list[str]) -> bytes | None:
+    """The colour profile of a loaded image: its own, or one that says what the file states otherwise."""
+    own = image.info.get("icc_profile") or raw_profile(image.info, "icc") or raw_profile(image.info, "icm")
+    icc = checked_profile(own, notices)
+    if image.format != "PNG":
+        return icc if icc is not None or code_points is None else profile_of_code_points(*code_points, notices)
+    # In PNG, cICP overrules a profile where it can be followed; one beside HDR code points stands for them.
+    if code_points is not None:
+        return profile_of_code_points(*code_points, [] if icc else notices) or (icc if is_hdr(code_points[1]) else None)
+    return icc if icc is not None else profile_of_png(image.info, notices)
 
 
 @contextlib.contextmanager
