@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import io
 import struct
+import threading
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageFile, ImageOps, TiffImagePlugin
+from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from looc_codec import images
 from looc_codec.format.container import Chunk
@@ -286,17 +288,55 @@ def test_over_limit_pictures_are_refused_before_decoding() -> None:
         picture_from_pillow(Image.new("L", (4, 4)), max_pixels=10)
 
 
-def test_pillows_own_limit_is_as_before() -> None:
-    before = Image.MAX_IMAGE_PIXELS
-    read_picture(encoded(Image.fromarray(gradient())), max_pixels=5000)
-    assert Image.MAX_IMAGE_PIXELS == before
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "ICO", "PPM"])
+def test_pillows_own_limit_is_neither_used_nor_changed(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.fromarray(gradient()), kind)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert read_picture(data, max_pixels=5000).rgb.shape[2] == 3
+    assert picture_from_pillow(Image.fromarray(gradient())).width == 40
+    assert Image.MAX_IMAGE_PIXELS == 10
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(io.BytesIO(data))
 
 
-def test_truncated_pictures_are_refused_whatever_pillow_is_set_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+def test_two_threads_decode_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.fromarray(gradient()))
+    both_decode = threading.Barrier(2, timeout=20)
+    limits = []
+
+    def load(image: PngImagePlugin.PngImageFile) -> object:
+        # Passed only while both threads are here; the limit is what the program around sees meanwhile.
+        both_decode.wait()
+        limits.append((Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES))
+        return original(image)
+
+    original = PngImagePlugin.PngImageFile.load
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load, raising=False)
+    before = Image.MAX_IMAGE_PIXELS, False
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        for picture in threads.map(lambda limit: read_picture(data, max_pixels=limit), (1200, 5000)):
+            assert (picture.rgb == gradient()).all()
+    assert len(limits) >= 2 and set(limits) == {before}
+
+
+def test_each_thread_has_its_own_limit() -> None:
+    data = encoded(Image.fromarray(gradient()))
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(lambda limit: outcome(data, limit), [1199, 1200, 100, 5000] * 25))
+    assert results == [False, True, False, True] * 25
+
+
+def outcome(data: bytes, max_pixels: int) -> bool:
+    try:
+        return read_picture(data, max_pixels=max_pixels).width == 40
+    except ImageError:
+        return False
+
+
+def test_a_program_that_accepts_truncated_pictures_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(Image.fromarray(gradient(97, 61)))
-    with pytest.raises(ImageError):
-        read_picture(data[: len(data) * 2 // 3])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    assert any("cut short" in notice for notice in read_picture(data[: len(data) * 2 // 3]).notices)
     assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -108,12 +108,14 @@ class Compression:
         from looc_codec import api, files, images
         from looc_codec.format import container
 
+        # What matters about a picture becomes a notice. The filter is the process's own, which is the program's here.
+        warnings.filterwarnings("ignore", module=r"PIL|pillow_")
         # Read once per process.
         model = api.load_model(self.model)
         api.encoder_for(model, threads=self.threads, device=self.device).prepare()
         picture = images.read_picture(job.input, max_pixels=self.max_pixels)
         if self.strip:
-            picture = dataclasses.replace(picture, icc=None, exif=None, xmp=None)
+            picture = picture.without_metadata()
         record.notices = list(picture.notices)
         trial = api.compress_picture(
             picture, quality=api.DEFAULT_QUALITY if self.quality is None else self.quality, target=api.target_of(self.target_size, self.target_bpp, self.target_psnr),
