@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from looc_codec.cli.options import JsonOption
 from looc_codec.cli.printing import note, print_json, printable, size_text
-from looc_codec.registry import installed_models, user_model_folder
+from looc_codec.registry import installed_models, place_for_models
 
 
 def models(as_json: JsonOption = False) -> None:
@@ -28,4 +28,4 @@ def models(as_json: JsonOption = False) -> None:
             print(f"    {printable(entry.description)}")
         print(f"    {printable(str(entry.path))}")
     if not entries:
-        note(f"no models are installed; put .safetensors model files into {user_model_folder()}")
+        note(f"no models are installed; put .safetensors model files into {place_for_models()}")
