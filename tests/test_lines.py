@@ -29,7 +29,7 @@ def test_a_line_fits_the_terminal(source, target, columns):
 def test_names_are_shortened_only_where_they_have_to_be():
     assert Line("a.png", "a.looc", FIGURES).text(80) == f"a.png -> a.looc  {FIGURES}"
     assert Line(LONG, LONG, FIGURES).text() == f"{LONG} -> {LONG}  {FIGURES}"
-    assert Line(LONG, "a.looc", FIGURES).text(100) == f"Beach at sunset, …y 2024-05-12.png -> a.looc  {FIGURES}"
+    assert Line(LONG, "a.looc", FIGURES).text(100) == f"Beach at sunset…y 2024-05-12.png -> a.looc  {FIGURES}"
     # Two stumps would say less than one name does.
     assert Line(LONG, "packed/" + LONG, FIGURES).text(80) == f"Beach at s…-05-12.png  {FIGURES}"
 
