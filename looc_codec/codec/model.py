@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from looc_codec.codec.engine import Engine, Graph
-from looc_codec.codec.packing import pack_weights, packed_length, unpack_frequencies, unpack_weights
+from looc_codec.codec.packing import pack_weights, packed_length, packed_length, unpack_frequencies, unpack_weights
 from looc_codec.codec.search import CodeSearch
 from looc_codec.config import LoocConfig
 from looc_codec.errors import ModelError
@@ -216,6 +216,8 @@ def _require_transforms(path: Path, graphs: Mapping[str, Graph], transforms: Map
         types = [np.uint8, np.float32] if packed else [np.float16]
         if any(value is None or value.dtype != kind for value, kind in zip(stored, types, strict=True)):
             raise ModelError(f"{path} does not fit its own configuration: {name} is missing or of another type")
+        if packed and [value.shape for value in stored] != [(packed_length(math.prod(shapes[name])),), shapes[name][:1]]:
+            raise ModelError(f"{path} does not fit its own configuration: {name} is of another size")
         if packed and (stored[0].shape != (packed_length(math.prod(shapes[name])),) or stored[1].shape != shapes[name][:1]):
             raise ModelError(f"{path} does not fit its own configuration: {name} has another shape")
         if not np.isfinite(stored[-1]).all():
