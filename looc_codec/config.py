@@ -8,11 +8,12 @@ import math
 from dataclasses import dataclass
 
 from looc_codec.errors import ModelError
-from looc_codec.format.constants import TRELLIS_STATES
 
 QUALITY_MIN, QUALITY_MAX = 1, 100
 METRICS = ("mse", "ms-ssim")
 """What a model can be trained for (distortion.py)."""
+TRELLIS_STATES = 128
+"""States of a model's trellis, if it has one (format/trellis.py)."""
 COLOUR_AXES = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
 """Luma-like axis first, then two opponent axes: orthonormal, so that latent and pixel MSE agree at the start."""
 _LIMITS = {

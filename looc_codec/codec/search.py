@@ -97,6 +97,8 @@ class ShortLists:
             place = np.stack([part // side**axis % side for axis in range(dim - 1, -1, -1)], 1)
             centre = ((place - self.half_cells) / np.float32(GRID_PER_STEP)).astype(np.float32)
             distance = np.square(points).sum(1)[None] - 2 * (centre @ points.T)
+            # Where another is as near as zero it comes first: a unit that is taken for zero may not be looked at again.
+            distance[:, 0] += np.float32(1e-4)
             near = np.argpartition(distance, self.count - 1, axis=1)[:, : self.count]
             order = np.take_along_axis(distance, near, 1).argsort(1, kind="stable")
             self.lists[part, :-1] = self.chosen[np.take_along_axis(near, order, 1)]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 
+from looc_codec.config import TRELLIS_STATES as TRELLIS_STATES
+
 PATCH = 16
 """Pixels per latent position along each axis."""
 
@@ -42,7 +44,6 @@ RATIO_LOG_SPAN = 110
 
 ESCAPE_FACTOR = 32
 """What the coarse digit of an escaped unit counts."""
-TRELLIS_STATES = 128
 SET_TAPS, PARITY_TAPS = 0b1110100, 0b0010011
 """What an odd state and an odd parity turn over in the next state. Of all 4,032 machines of so many states the one that
 saves the most of the cost of codes of 48 training crops; decoders take no longer for more states (docs/EXPERIMENTS.md,
