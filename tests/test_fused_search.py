@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import tiny_config
 
-from looc_codec.model import LoocModel
+from looc_codec.networks.model import LoocModel
 from looc_codec.quantizers.codebook import FIXED_ONE, SharedCodebook
 from looc_codec.quantizers.units import latent_of, units_of
 from looc_codec.training.codes import CodeFitter, occurrences

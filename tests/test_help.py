@@ -55,13 +55,13 @@ def test_examples_can_be_run_as_they_stand(name):
 
 
 def test_stated_defaults_are_those_of_the_codec():
-    from looc_codec import codec
+    from looc_codec import api
 
     options = {entry.label: entry.text for entry in page("compress").options}
-    assert f"[default:\N{NO-BREAK SPACE}{codec.DEFAULT_QUALITY}]" in options["-q, --quality N"].replace("default: ", "default:\N{NO-BREAK SPACE}")
+    assert f"[default:\N{NO-BREAK SPACE}{api.DEFAULT_QUALITY}]" in options["-q, --quality N"].replace("default: ", "default:\N{NO-BREAK SPACE}")
     for name in ("compress", "selftest", "report"):
         options = {entry.label: entry.text for entry in page(name).options}
-        assert options["-m, --model MODEL"].endswith(f"[default:\N{NO-BREAK SPACE}{codec.DEFAULT_MODEL}]")
+        assert options["-m, --model MODEL"].endswith(f"[default:\N{NO-BREAK SPACE}{api.DEFAULT_MODEL}]")
 
 
 def test_a_required_option_is_part_of_the_usage():
@@ -79,7 +79,7 @@ def test_a_required_option_is_part_of_the_usage():
         ("compress x -q high", "--quality 'high' is not a whole number from 1 to 100; see looc compress --help"),
         ("compress x -q", "-q needs a value; see looc compress --help"),
         ("compress x --target-psnr lots", "--target-psnr 'lots' is not a number from 0 up; see looc compress --help"),
-        ("compress x --device toaster", "--device 'toaster' is none of cpu, cuda; see looc compress --help"),
+        ("compress x --device toaster", "--device 'toaster' is none of cpu, cuda, openvino, directml, coreml; see looc compress --help"),
         ("compress x --qualit 5", "there is no option --qualit (did you mean"),
         ("info --json=3 x", "--json takes no value; see looc info --help"),
         ("models x", "x is too much; see looc models --help"),

@@ -85,14 +85,14 @@ def test_open_reads_the_header_only():
     assert file.count < 10_000
 
 
-def test_torch_waits_until_pixels_are_needed(data, tmp_path):
+def test_the_codec_waits_until_pixels_are_needed(data, tmp_path):
     path = tmp_path / "a.looc"
     path.write_bytes(data)
     code = (
         "import sys; from PIL import Image; import looc_codec.pillow_plugin\n"
         f"image = Image.open({str(path)!r}); image.info, image.size, image.getexif()\n"
-        "assert 'torch' not in sys.modules and 'constriction' not in sys.modules\n"
-        "image.load()\nassert 'torch' in sys.modules"
+        "assert 'onnxruntime' not in sys.modules and 'constriction' not in sys.modules\n"
+        "image.load()\nassert 'onnxruntime' in sys.modules and 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -268,7 +268,7 @@ def test_verify_accepts_a_whole_file(data):
 
 def test_damaged_metadata_is_left_out_on_open_and_reported_on_load(model):
     picture = images.picture_from_pillow(photo())
-    whole = codec.compress_picture(images.Picture(rgb=picture.rgb, icc=ICC, exif=b"II*\0" + bytes(40)), quality=40, model=model)
+    whole = api.compress_picture(images.Picture(rgb=picture.rgb, icc=ICC, exif=b"II*\0" + bytes(40)), quality=40, model=model).data
     position = whole.index(ICC) + 200
     damaged = whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :]
     image = Image.open(io.BytesIO(damaged))
