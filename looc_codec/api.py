@@ -144,6 +144,8 @@ def restore_picture(
     is not installed.
     """
     shrink = shrink_of(scale)
+    _require_whole("groups", groups)
+    _require_whole("max_pixels", max_pixels)
     file = data if isinstance(data, Container) else unpack(data, max_pixels=max_pixels, allow_truncated=allow_truncated)
     decoder = decoder_for(model_for_file(file.fingerprint, model), threads=threads, device=device)
     if shrink == 1:
@@ -155,6 +157,11 @@ def restore_picture(
     if held < len(file.segments):
         picture = replace(picture, notices=(f"the file is cut short: it holds {held} of {len(file.segments)} channel groups", *picture.notices))
     return picture
+
+
+def _require_whole(name: str, value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
+        raise FormatError(f"{name} {value!r} is not a whole number above 0")
 
 
 def shrink_of(scale: float) -> int:
@@ -211,7 +218,10 @@ def picture_of(image: Image.Image | np.ndarray | Picture) -> Picture:
 
 def target_of(size_bytes: int | None, bpp: float | None, psnr_db: float | None) -> Target | None:
     """The target of a compression, or None where there is none; ImageError where there are several."""
-    given = [Target(kind, value) for kind, value in (("size", size_bytes), ("bpp", bpp), ("psnr", psnr_db)) if value is not None]
+    for value in (size_bytes, bpp, psnr_db):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating))):
+            raise ImageError(f"a target is a number, not {value!r}")
+    given = [Target(kind, float(value)) for kind, value in (("size", size_bytes), ("bpp", bpp), ("psnr", psnr_db)) if value is not None]
     if len(given) > 1:
         raise ImageError("only one of target_size, target_bpp and target_psnr can be given")
     return given[0] if given else None

@@ -31,7 +31,7 @@ def test_golden_file_belongs_to_the_shipped_weights(name):
 @pytest.fixture
 def one_variant(monkeypatch):
     """The matrix with two settings in one process; the whole one takes half a minute."""
-    settings = (selftest.REFERENCE, Setting("2 threads, oneDNN off, small tiles", threads=2, onednn=False, tile=2))
+    settings = (selftest.REFERENCE, Setting("2 threads, graphs as they are, small tiles", threads=2, optimise=False, side=2))
     monkeypatch.setattr(selftest, "variants", lambda: [Variant("as installed", settings)])
 
 
@@ -102,9 +102,9 @@ def test_a_wrong_golden_file_fails(installed, damage):
 
 
 def test_a_process_that_fails_is_a_failed_check(installed, monkeypatch):
-    monkeypatch.setattr(selftest, "variants", lambda: [Variant("elsewhere", (Setting("a device", device="cuda:99"),))])
+    monkeypatch.setattr(selftest, "variants", lambda: [Variant("elsewhere", (Setting("a device", device="cuda"),))])
     checks = list(selftest.check_exactness("tiny"))
-    assert [check.passed for check in checks] == [False] and "cuda:99" in checks[0].detail
+    assert [check.passed for check in checks] == [False] and "cuda" in checks[0].detail
 
 
 def test_other_codes_are_noticed(installed, one_variant, monkeypatch):
@@ -137,5 +137,4 @@ def test_the_golden_picture_is_worth_decoding():
     entry = registry.find_model("photo")
     model = api.load_model(entry.path)
     latent = encoder_of(model).transforms.analyse(selftest.scene(*selftest.GOLDEN_SIZE, seed=1), selftest.GOLDEN_QUALITY)
-    _, _, latent_hat = encoder_of(model).encode_latent(latent, selftest.GOLDEN_QUALITY)
-    assert len(latent_hat.unique()) > 200
+    assert len(np.unique(encoder_of(model).encode_latent(latent, selftest.GOLDEN_QUALITY).latent)) > 200

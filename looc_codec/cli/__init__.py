@@ -29,6 +29,9 @@ COMMANDS = (
     "compress", "decompress", "info", "verify", "truncate", "thumbnail", "models", "selftest", "train", "reproduce", "report",
 )  # fmt: skip
 
+_TRAINING_PACKAGES = ("torch", "torchvision", "onnx")
+"""What training alone needs and the plain install leaves out."""
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -88,6 +91,11 @@ class LoocGroup(TyperGroup):
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
             raise
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in _TRAINING_PACKAGES:
+                raise
+            fail(f"this command needs {error.name}, which is not installed; pip install 'looc[train]'")
+            raise typer.Exit(EXIT_FAILED) from None
         except (LoocError, MemoryError, OSError, RuntimeError) as error:
             # typer.Exit and typer.Abort are RuntimeErrors that carry an exit code of their own.
             if isinstance(error, (typer.Exit, typer.Abort)) or one_sentence(error) is None:
