@@ -8,7 +8,8 @@ import torch
 from conftest import tiny_config
 
 from looc_codec.networks.model import LoocModel
-from looc_codec.quantizers.codebook import FIXED_ONE, SharedCodebook
+from looc_codec.format.constants import LATENT_ONE
+from looc_codec.quantizers.codebook import SharedCodebook
 from looc_codec.quantizers.units import latent_of, units_of
 from looc_codec.training.codes import CodeFitter, occurrences
 
@@ -30,14 +31,14 @@ def residuals(fitter: CodeFitter) -> tuple[torch.Tensor, torch.Tensor]:
     """Residuals and log scales `(B, C, h, w)`: most as their rows expect, some far beyond."""
     generator = torch.Generator().manual_seed(1)
     log_scale = torch.randint(-150, 140, (3, 24, 5, 7), generator=generator).float()
-    residual = torch.randn(log_scale.shape, generator=generator) * torch.exp(log_scale / 32) * 1.5 * FIXED_ONE
+    residual = torch.randn(log_scale.shape, generator=generator) * torch.exp(log_scale / 32) * 1.5 * LATENT_ONE
     residual[0, :6] *= 20
     return residual, log_scale
 
 
 def cost(book: SharedCodebook, units, digits, rows):
     """Distortion (steps²) plus LAGRANGIAN times bits of what was picked, `(n,)`."""
-    distortion = (units / FIXED_ONE - book.value(digits, rows).float() / FIXED_ONE).square().sum(1)
+    distortion = (units / LATENT_ONE - book.value(digits, rows).float() / LATENT_ONE).square().sum(1)
     bits = book.bits_of(rows, digits.second) + torch.where(digits.first >= 0, book.bits_of(book.first_digit_row[rows].clamp_min(0), digits.first.clamp_min(0)), 0.0)
     escaped = digits.second == len(book.steps)
     last = torch.full_like(digits.coarse, len(book.bits) - 2)
@@ -62,9 +63,9 @@ def test_all_at_once_is_the_choice_unit_by_unit_without_its_short_cut(fitter):
 
 def test_counts_are_the_same_both_ways(fitter, monkeypatch):
     residual, log_scale = residuals(fitter)
-    units, rows = units_of(residual, 2) / FIXED_ONE, fitter.rows_of(log_scale)
+    units, rows = units_of(residual, 2) / LATENT_ONE, fitter.rows_of(log_scale)
     # With codes that both ways pick alike only the counting differs.
-    one, every = (pick(units * FIXED_ONE, rows, fitter.lagrangian) for pick in (fitter.book.pick, fitter.book.pick_all))
+    one, every = (pick(units * LATENT_ONE, rows, fitter.lagrangian) for pick in (fitter.book.pick, fitter.book.pick_all))
     alike = (one.first == every.first) & (one.second == every.second)
     counted = []
     for dense in (False, True):
@@ -91,7 +92,7 @@ def test_a_new_fit_keeps_its_tensors_where_a_recorded_step_reads_them(fitter):
     book.set_codevectors(moved)
     book.set_tables(torch.ones(book.frequencies.shape))
     assert {name: getattr(book, name).data_ptr() for name in names} == places
-    torch.testing.assert_close(book.steps, moved, atol=0.5 / FIXED_ONE, rtol=0)
+    torch.testing.assert_close(book.steps, moved, atol=0.5 / LATENT_ONE, rtol=0)
 
 
 def test_the_kernel_gives_the_same_values(fitter):

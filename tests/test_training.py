@@ -19,8 +19,7 @@ from looc_codec.format.container import pack, unpack
 from looc_codec.data import PictureStore, load_pictures
 from looc_codec.networks.distortion import MS_SSIM_IN_MSE, MSE_SHARE, distortion
 from looc_codec.errors import ImageError, ModelError
-from looc_codec.codec.model import read_model
-from looc_codec.codec.packing import SCALES
+from looc_codec.codec.model import SCALES, read_model
 from looc_codec.networks.model import LoocModel
 from looc_codec.training.codes import latent_of, units_of
 from looc_codec.training.grow import grown

@@ -67,8 +67,14 @@ class Engine:
         """The outputs of a graph for its inputs by name, float32 arrays all of them."""
         session = self.session(name)
         feed = {key: np.ascontiguousarray(value, np.float32) for key, value in inputs.items()}
-        with self._running:
-            return session.run(None, feed)
+        try:
+            with self._running:
+                return session.run(None, feed)
+        # As in `_made`. What a picture holds cannot make a network fail, so it is the model that is wrong.
+        except Exception as error:
+            if "allocate memory" in str(error):
+                raise MemoryError(f"the network {name} needs more memory than there is") from error
+            raise ModelError(f"the model's network {name} fails ({error}); install its weights again") from error
 
     def has(self, name: str) -> bool:
         return name in self._graphs
