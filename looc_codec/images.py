@@ -24,17 +24,18 @@ from PIL import Image, ImageCms, ImageFile, PngImagePlugin, features
 
 from looc_codec.format.container import ALPHA_CHUNK, DEFAULT_MAX_PIXELS, EXIF_CHUNK, ICC_CHUNK, XMP_CHUNK, Chunk, Colour, is_thin_beyond
 from looc_codec.errors import FormatError, ImageError, OutputError
-from looc_codec.files import STANDARD_STREAM, write_atomically
+from looc_codec.files import PICTURE_KINDS, STANDARD_STREAM, write_atomically
 
-READ_FORMATS = (
-    "PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "JXL", "TIFF", "BMP", "DIB", "GIF", "ICO", "PPM", "JPEG2000", "TGA", "QOI", "PCX", "SGI", "ICNS",
-)  # fmt: skip
-"""Pillow formats that are read. EPS and PDF would start other programs on the file; stubs decode nothing."""
+READ_FORMATS = tuple(PICTURE_KINDS)
+"""Pillow formats that are read."""
 
 PILLOW_FORMATS = {
     "png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP", "avif": "AVIF", "tif": "TIFF", "tiff": "TIFF", "bmp": "BMP",
 }  # fmt: skip
 """Formats that are written, by suffix without the dot."""
+
+QUALITY_FORMATS = ("JPEG", "WEBP", "AVIF")
+"""Formats that are written with a quality; the others are lossless."""
 
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 _EXIF_PREFIX = b"Exif\0\0"
@@ -680,11 +681,14 @@ def output_format(path: str | Path) -> str:
     return _format_of(suffix) if suffix else "PNG"
 
 
-def write_picture(picture: Picture, target: str | Path | BinaryIO, format: str | None = None) -> tuple[str, ...]:
+def write_picture(
+    picture: Picture, target: str | Path | BinaryIO, format: str | None = None, *, quality: int | None = None
+) -> tuple[str, ...]:
     """Writes a picture file, and gives notices about what its format could not keep.
 
     `format` is a suffix (`png`, `.tif`); without it the target's suffix decides, or PNG. A path is written whole or not
-    at all and replaced if it exists. PNG, WebP, TIFF and BMP are lossless, JPEG and AVIF of high quality.
+    at all and replaced if it exists. PNG, WebP, TIFF and BMP are lossless, JPEG and AVIF of high quality; with `quality`,
+    1 to 100, JPEG, WebP and AVIF are of that one.
 
     Raises:
         OutputError: the format is unknown or cannot hold the picture, or the path cannot be written.
@@ -694,7 +698,7 @@ def write_picture(picture: Picture, target: str | Path | BinaryIO, format: str |
         kind = _format_of(format)
     else:
         kind = output_format(target) if isinstance(target, (str, os.PathLike)) else "PNG"
-    data, notices = _encoded(picture, kind)
+    data, notices = _encoded(picture, kind, quality)
     if isinstance(target, (str, os.PathLike)):
         with write_atomically(target, force=True) as file:
             file.write(data)
@@ -711,7 +715,7 @@ def _format_of(suffix: str) -> str:
     return kind
 
 
-def _encoded(picture: Picture, kind: str) -> tuple[memoryview, tuple[str, ...]]:
+def _encoded(picture: Picture, kind: str, quality: int | None) -> tuple[memoryview, tuple[str, ...]]:
     notices = []
     if picture.alpha is not None and kind in ("JPEG", "BMP"):
         raise OutputError(f"{kind} cannot hold the transparency of this picture; choose png, webp, avif or tif")
@@ -724,7 +728,7 @@ def _encoded(picture: Picture, kind: str) -> tuple[memoryview, tuple[str, ...]]:
     for names in dict.fromkeys((kept, tuple(n for n in kept if n != "xmp"), tuple(n for n in kept if n == "icc"), ())):
         try:
             encoded = io.BytesIO()
-            pixels.save(encoded, kind, **_options(kind, {name: getattr(picture, name) for name in names}))
+            pixels.save(encoded, kind, **_options(kind, {name: getattr(picture, name) for name in names}, quality))
         # Writers, too, raise anything from struct.error to OSError; nothing has touched the disk yet.
         except MemoryError:
             raise
@@ -738,7 +742,7 @@ def _encoded(picture: Picture, kind: str) -> tuple[memoryview, tuple[str, ...]]:
     raise OutputError(f"the picture of {picture.width}x{picture.height} pixels cannot be written as {kind} ({failure}); use png")
 
 
-def _options(kind: str, metadata: dict[str, bytes | None]) -> dict:
+def _options(kind: str, metadata: dict[str, bytes | None], quality: int | None) -> dict:
     """Pillow's options for one format, with metadata where each format wants it."""
     options: dict = {
         # Level 4 takes a third of the time of the default 6 for 2 % more bytes.
@@ -749,6 +753,10 @@ def _options(kind: str, metadata: dict[str, bytes | None]) -> dict:
         "TIFF": {"compression": "tiff_adobe_deflate"},
         "BMP": {},
     }[kind]
+    if quality is not None and kind in QUALITY_FORMATS:
+        options["quality"] = quality
+        # It would overrule the quality.
+        options.pop("lossless", None)
     icc, exif, xmp = metadata.get("icc"), metadata.get("exif"), metadata.get("xmp")
     if icc:
         options["icc_profile"] = icc
