@@ -121,7 +121,7 @@ _WRITING = """
 import sys, time
 from looc_codec import cli, files
 
-def write(prog_name):
+def write():
     with files.write_atomically("out") as file:
         file.write(b"half")
         print("writing", flush=True)

@@ -61,7 +61,7 @@ class LoocGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in COMMANDS:
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.7)
             raise UsageError(f"there is no command {args[0]}" + (f" (did you mean {near[0]}?)" if near else ""), ctx)
         self.asked_for = f"looc {args[0]}"
         return super().resolve_command(ctx, args)
@@ -103,7 +103,7 @@ class LoocGroup(TyperGroup):
             # Outside of commands, which tell their own errors, only help and version are written. Whatever stdout still holds is
             # written here, where a failure can be told.
             with stdout_errors():
-                code = super().main(*args, standalone_mode=False, **options) or 0
+                code = super().main(*args, standalone_mode=False, **options | {"prog_name": "looc"}) or 0
                 sys.stdout.flush()
         except UsageError as error:
             fail(usage_sentence(error, self.asked_for))
@@ -162,7 +162,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app(prog_name="looc")
+        app()
     except KeyboardInterrupt:
         # Pressed before a command was running, for example during an import.
         sys.exit(EXIT_INTERRUPTED)

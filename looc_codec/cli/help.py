@@ -77,7 +77,7 @@ def help_text(command: Any, ctx: Any) -> str:
 
 def page_of(command: Any, ctx: Any) -> Page:
     """The help page of a command or of the group of all."""
-    arguments, options = [], []
+    arguments, options, required = [], [], []
     for param in command.get_params(ctx):
         if getattr(param, "hidden", False):
             continue
@@ -85,14 +85,11 @@ def page_of(command: Any, ctx: Any) -> Page:
             arguments.append(Entry(param.metavar or param.name.upper(), param.help or ""))
         else:
             options.append(Entry(_option_label(param), _option_text(param)))
+            required += [f"{min(param.opts, key=len)} {param.metavar}"] if param.required else []
     names = command.list_commands(ctx) if hasattr(command, "list_commands") else ()
     commands = tuple(Entry(name, command.get_command(ctx, name).help.partition("\n\n")[0]) for name in names)
-    usage = [
-        ctx.command_path,
-        "[OPTION]...",
-        *(entry.label for entry in arguments),
-        *(["COMMAND ..."] if commands else []),
-    ]
+    usage = [ctx.command_path, "[OPTION]...", *required, *(entry.label for entry in arguments)]
+    usage += ["COMMAND ..."] if commands else []
     summary = " ".join((command.help or "").split())
     return Page(
         ctx.command_path, " ".join(usage), summary, tuple(arguments), tuple(options), commands, command.examples
@@ -116,8 +113,6 @@ def _option_text(param: Any) -> str:
         text += f" [default:{_TIED}{(param.opts if param.default else param.secondary_opts)[0]}]"
     elif not param.is_flag and param.default not in (None, "") and not callable(param.default):
         text += f" [default:{_TIED}{getattr(param.default, 'value', param.default)}]"
-    if param.required:
-        text += " [required]"
     return text
 
 

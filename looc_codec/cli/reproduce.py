@@ -53,7 +53,7 @@ def reproduce(
         typer.Option(
             "--rows",
             metavar="LIST",
-            help="Rows such as cvq-1024x128,looc-256x4,rq-1024x128x4,pq-256x4x32,looc-256x4b2. Default: those of the table.",
+            help="Rows, with commas between them: such as cvq-1024x128, looc-256x4, rq-1024x128x4, pq-256x4x32 or looc-256x4b2. Default: those of the table.",
         ),
     ] = None,
     epochs: Annotated[

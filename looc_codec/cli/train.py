@@ -18,11 +18,11 @@ from looc_codec.errors import ModelError
 
 EXAMPLES = (
     Example(
-        "looc train --data photos/ --out runs/a --time-budget 60", "an hour, from nothing; Ctrl-C keeps what is learnt."
+        "looc train --data photos/ --out a --time-budget 60", "an hour, from nothing; Ctrl-C keeps what is learnt."
     ),
-    Example("looc train --data photos/ --out runs/a --resume", "goes on with it."),
+    Example("looc train --data photos/ --out a --resume", "goes on with it."),
     Example(
-        "looc train --data photos/ --out runs/b --stage codes --init runs/a/checkpoint.safetensors",
+        "looc train --data photos --out b --stage codes --init a/checkpoint.safetensors",
         "fits the codebook.",
     ),
 )
@@ -179,7 +179,7 @@ def train(
         ),
     ] = None,
     description: Annotated[
-        str, typer.Option("--description", metavar="TEXT", help="One line for the weights file.")
+        str, typer.Option("--description", metavar="WORDS", help="One line for the weights file.")
     ] = "",
     device: DeviceOption = Device.cpu,
     quiet: QuietOption = False,

@@ -27,8 +27,8 @@ EXAMPLES = (
     Example("looc truncate photo.looc -o preview.looc --groups 2", "keeps the first two channel groups."),
     Example("looc truncate packed/ -o previews/ --bytes 20kB", "cuts a folder to files of at most 20,000 bytes."),
     Example(
-        "looc truncate photo.looc --bytes 5kB -o - | looc decompress --allow-truncated - -o preview.png",
-        "shows what 5 kB hold.",
+        "looc truncate photo.looc --bytes 5kB -o - | looc info -",
+        "says what 5 kB hold.",
     ),
 )
 
