@@ -37,8 +37,9 @@ PICTURE_KINDS: dict[str, tuple[str, ...]] = {
 }
 """The kinds of pictures that are read, by Pillow's names, each with the suffixes of its files.
 
-Written out, since Pillow knows them only once all of its plug-ins are loaded, and those of HEIC and JPEG XL only where a plug-in for
-them is installed. EPS and PDF are left out, since they would start other programs on the file; stubs decode nothing.
+Written out, since Pillow knows them only once all of its plug-ins are loaded, and those of HEIC and JPEG XL only where
+a plug-in for them is installed. EPS and PDF are left out, since they would start other programs on the file; stubs
+decode nothing.
 """
 
 PICTURE_SUFFIXES = frozenset(suffix for suffixes in PICTURE_KINDS.values() for suffix in suffixes)
