@@ -99,7 +99,7 @@ def write_atomically(
         direct = existing is not None and not stat.S_ISREG(existing.st_mode)
         if os.path.lexists(target) and not direct and not force:
             raise _exists(path)
-        temporary = os.path.join(os.path.dirname(target), f".looc-{part_owner}-{secrets.token_hex(4)}.part")
+        temporary = os.path.join(os.path.dirname(target), f".looc-{part_owner}-{secrets.token_hex(8)}.part")
         file = open(target if direct else temporary, "wb" if direct else "xb")
     if direct:
         with _as_output_error(path, lambda error: error.errno in _WRITE_ERRNOS), file:

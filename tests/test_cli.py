@@ -411,7 +411,7 @@ def test_restoring_to_jpeg_of_a_lower_quality_takes_fewer_bytes(looc_file, tmp_p
 def test_verify_takes_folders_and_counts_what_is_wrong_in_them(looc_file):
     (looc_file.parent / "bad.looc").write_bytes(looc_file.read_bytes()[:-4])
     result = run("verify", looc_file.parent)
-    assert result.exit_code == 1 and "photo.looc: correct" in result.stderr and "bad.looc" in result.stderr
+    assert result.exit_code == 1 and "photo.looc:  correct" in result.stderr and "bad.looc" in result.stderr
     assert "passed over in folders: .png (1)" in result.stderr and "1 of 2 files done, 1 failed" in result.stderr
 
 
