@@ -37,8 +37,9 @@ PICTURE_KINDS: dict[str, tuple[str, ...]] = {
 }
 """The kinds of pictures that are read, by Pillow's names, each with the suffixes of its files.
 
-Written out, since Pillow knows them only once all of its plug-ins are loaded, and those of HEIC and JPEG XL only where a plug-in for
-them is installed. EPS and PDF are left out, since they would start other programs on the file; stubs decode nothing.
+Written out, since Pillow knows them only once all of its plug-ins are loaded, and those of HEIC and JPEG XL only where
+a plug-in for them is installed. EPS and PDF are left out, since they would start other programs on the file; stubs
+decode nothing.
 """
 
 PICTURE_SUFFIXES = frozenset(suffix for suffixes in PICTURE_KINDS.values() for suffix in suffixes)
@@ -98,7 +99,7 @@ def write_atomically(
         direct = existing is not None and not stat.S_ISREG(existing.st_mode)
         if os.path.lexists(target) and not direct and not force:
             raise _exists(path)
-        temporary = os.path.join(os.path.dirname(target), f".looc-{part_owner}-{secrets.token_hex(4)}.part")
+        temporary = os.path.join(os.path.dirname(target), f".looc-{part_owner}-{secrets.token_hex(8)}.part")
         file = open(target if direct else temporary, "wb" if direct else "xb")
     if direct:
         with _as_output_error(path, lambda error: error.errno in _WRITE_ERRNOS), file:

@@ -123,7 +123,8 @@ def _model_files(folder: Path) -> list[Path]:
     try:
         return sorted(folder / name for name in os.listdir(folder) if name.endswith(MODEL_SUFFIX))
     except OSError:
-        # It may be entered but not listed, or its file system has gone: as with stray files, the other models go on working.
+        # It may be entered but not listed, or its file system has gone: as with stray files, the other models go on
+        # working.
         return []
 
 

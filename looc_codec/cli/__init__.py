@@ -26,7 +26,8 @@ from looc_codec.cli.streams import discard, open_closed_streams, stdout_errors
 from looc_codec.errors import LoocError
 
 COMMANDS = (
-    "compress", "decompress", "info", "verify", "truncate", "thumbnail", "models", "selftest", "train", "reproduce", "report",
+    "compress", "decompress", "info", "verify", "truncate", "thumbnail", "models", "selftest",
+    "train", "reproduce", "report",
 )  # fmt: skip
 
 _TRAINING_PACKAGES = ("torch", "torchvision", "onnx")
@@ -109,8 +110,8 @@ class LoocGroup(TyperGroup):
     def main(self, *args: Any, standalone_mode: bool = True, **options: Any) -> Any:
         """Runs the command line, and ends the process with its exit code unless `standalone_mode` is off."""
         try:
-            # Outside of commands, which tell their own errors, only help and version are written. Whatever stdout still holds is
-            # written here, where a failure can be told.
+            # Outside of commands, which tell their own errors, only help and version are written. Whatever stdout still
+            # holds is written here, where a failure can be told.
             with stdout_errors():
                 code = super().main(*args, standalone_mode=False, **options | {"prog_name": "looc"}) or 0
                 sys.stdout.flush()

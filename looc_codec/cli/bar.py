@@ -32,8 +32,8 @@ class NoBar:
 class Bar:
     """A rich progress bar over files that may be worked on at the same time.
 
-    Each file weighs as much as its bytes, which makes the time left honest for folders of large and small ones, and a file
-    that there is nothing to do for weighs nothing.
+    Each file weighs as much as its bytes, which makes the time left honest for folders of large and small ones, and a
+    file that there is nothing to do for weighs nothing.
     """
 
     def __init__(self, progress: Progress, jobs: Sequence[Job], verb: str) -> None:
@@ -83,8 +83,8 @@ def _weight(job: Job) -> int:
 def time_left(completed: float, total: float, elapsed_s: float) -> str:
     """Words for the time that the rest will take at the speed so far.
 
-    Over the whole time: rich's own estimate follows the last half minute, in which one large picture may move little, and
-    knows nothing before its second report.
+    Over the whole time: rich's own estimate follows the last half minute, in which one large picture may move little,
+    and knows nothing before its second report.
     """
     if completed <= 0:
         return ""

@@ -1,4 +1,4 @@
-"""One command over many files: a line for each, a progress bar with the time left, and failures that do not stop the rest.
+"""One command over many files: a line for each, a bar with the time left, and failures that do not stop the rest.
 
 Lines come in the order of the inputs, however many files are worked on at once.
 """

@@ -101,7 +101,8 @@ def compress(
         typer.Option(
             "--update",
             "-u",
-            help="Leave outputs that are not older than their input, whole, and of the quality, target and model asked for; replace others."
+            help="Leave outputs that are not older than their input, whole, and of the quality, target and model"
+            " asked for; replace others."
             " A file does not say its effort, nor the PSNR that it was made for: these are not compared.",
         ),
     ] = False,
@@ -255,5 +256,6 @@ def _describe(record: Record) -> Line:
     before = f"{size_text(record.picture_bytes)} -> " if record.picture_bytes else ""
     return Line(
         shown(os.path.basename(record.input)), shown(record.output),
-        f"{record.width} x {record.height}  {before}{size_text(record.bytes)}  {record.bpp:.3f} bpp  q {record.quality}  {record.seconds:.2f} s",
+        f"{record.width} x {record.height}  {before}{size_text(record.bytes)}  {record.bpp:.3f} bpp  q"
+        f" {record.quality}  {record.seconds:.2f} s",
     )  # fmt: skip

@@ -206,5 +206,6 @@ def _describe(record: Record) -> Line:
     after = f" -> {size_text(record.picture_bytes)}" if record.picture_bytes else ""
     return Line(
         shown(os.path.basename(record.input)), shown(record.output),
-        f"{record.width} x {record.height}  {size_text(record.bytes)}{after}  {record.bpp:.3f} bpp  {record.seconds:.2f} s",
+        f"{record.width} x {record.height}  {size_text(record.bytes)}{after}  {record.bpp:.3f} bpp"
+        f"  {record.seconds:.2f} s",
     )  # fmt: skip

@@ -96,7 +96,8 @@ def _print_record(name: str, record: dict[str, Any]) -> None:
         ("picture", f"{record['width']} x {record['height']}, {record['colour']}, quality {record['quality']}"),
         (
             "file",
-            f"{size_text(record['bytes'])}, {record['bpp']:.3f} bits per pixel, format version {record['format_version']}",
+            f"{size_text(record['bytes'])}, {record['bpp']:.3f} bits per pixel, format version"
+            f" {record['format_version']}",
         ),
         ("model", f"{record['model'] or 'not installed'}, fingerprint {record['fingerprint']}"),
         ("groups", "{} of {} channel groups".format(*record["groups"])),

@@ -1,4 +1,4 @@
-"""Which files a command works on, and what its outputs are called. Looks at names and folders only, and writes nothing."""
+"""Which files a command works on, and what its outputs are called; nothing is written."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def name_outputs(
 ) -> Names:
     """Pairs of input file and output file.
 
-    A folder among the inputs stands for the files in it, subfolders included, whose suffix is one of `kinds` (by default
-    those of pictures where `suffix` is `.looc`, else `.looc`); hidden ones are passed over. Without `output` each result
-    lies beside its input, with `suffix` in place of the input's where that is one of `kinds`, and after it where it is
-    not. `output` is a file for one input; for several, for a folder, or where it ends in a slash, it is a folder, in which
-    subfolders are kept. Input files need not exist.
+    A folder among the inputs stands for the files in it, subfolders included, whose suffix is one of `kinds` (by
+    default those of pictures where `suffix` is `.looc`, else `.looc`); hidden ones are passed over. Without `output`
+    each result lies beside its input, with `suffix` in place of the input's where that is one of `kinds`, and after it
+    where it is not. `output` is a file for one input; for several, for a folder, or where it ends in a slash, it is a
+    folder, in which subfolders are kept. Input files need not exist.
 
-    What concerns one input is its pair's refusal: a folder that cannot be listed or holds nothing, an output that another
-    input would have as well, or that is itself an input.
+    What concerns one input is its pair's refusal: a folder that cannot be listed or holds nothing, an output that
+    another input would have as well, or that is itself an input.
 
     >>> [(pair.source, pair.target) for pair in name_outputs(["a.png", "b.final.png", "scan.01"], None, ".looc").pairs]
     [('a.png', 'a.looc'), ('b.final.png', 'b.final.looc'), ('scan.01', 'scan.01.looc')]
@@ -99,7 +99,7 @@ def name_inputs(inputs: Sequence[str | os.PathLike[str]], kinds: Collection[str]
 
 
 def _found(inputs: Sequence[str | os.PathLike[str]], kinds: Collection[str], suffix: str) -> tuple[Names, list[str]]:
-    """The inputs with folders expanded, and the path that each keeps below an output folder; a file named twice counts once."""
+    """The inputs, folders expanded and each once, and the path that each keeps below an output folder."""
     names = Names([])
     found: dict[str, tuple[Pair, str]] = {}
     for name in map(os.fspath, inputs):
@@ -128,7 +128,8 @@ def _is_for_folder(output: str, count: int, has_folder: bool) -> bool:
     if several and _end(output) in {LOOC_SUFFIX, *PICTURE_SUFFIXES}:
         what = f"{count} inputs" if count > 1 else "a folder"
         raise OutputError(
-            f"{output} is the name of one file, but {what} cannot become one; give a folder, or {output}/ for a new one of that name"
+            f"{output} is the name of one file, but {what} cannot become one; give a folder, or {output}/ for a new"
+            " one of that name"
         )
     return several
 
@@ -147,7 +148,8 @@ def _refuse_collisions(pairs: Sequence[Pair], suffix: str) -> None:
         for pair in claimants[1:] and claimants:
             other = next(one.source for one in claimants if one is not pair)
             pair.refusal = OutputError(
-                f"{pair.source} would become {pair.target}, and so would {other}; rename one, or take them one by one with -o"
+                f"{pair.source} would become {pair.target}, and so would {other}; rename one, or take them one by"
+                " one with -o"
             )
 
 
@@ -206,7 +208,7 @@ def _below(folder: str, kinds: Collection[str], suffix: str, passed_over: Counte
 
 
 def _kind_passed_over(path: str, kinds: Collection[str]) -> str | None:
-    """None for a file to take, otherwise the kind that it is counted under; empty for what nobody expects to be taken."""
+    """None for a file to take, else the kind that it is counted under; empty for what nobody expects to be taken."""
     name = os.path.basename(path)
     if _end(name) not in kinds:
         return "" if name.startswith(".") else _end(name) or "without suffix"

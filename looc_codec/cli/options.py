@@ -82,7 +82,8 @@ OutputOption = Annotated[
         "-o",
         "--output",
         metavar="OUT",
-        help="File for one input, folder for several, - for standard output. Without it each output lies beside its input.",
+        help="File for one input, folder for several, - for standard output. Without it each output lies beside its"
+        " input.",
     ),
 ]
 ModelOption = Annotated[str, typer.Option("-m", "--model", metavar="MODEL", help="Name or path of a model.")]

@@ -15,8 +15,8 @@ from looc_codec.errors import ImageError, LoocError, OutputError
 
 @dataclass
 class Job:
-    """One file to be worked on; `refusal` is set when it is known beforehand that it cannot be done, `up_to_date` when it
-    need not be. `replace` lets an output that exists be replaced."""
+    """One file to be worked on; `refusal` is set when it is known beforehand that it cannot be done, `up_to_date` when
+    it need not be. `replace` lets an output that exists be replaced."""
 
     input: str
     output: str | None = None
@@ -49,11 +49,11 @@ def plan_jobs(
     kinds: Collection[str] | None = None,
     dry_run: bool = False,
 ) -> Plan:
-    """A job for every input file, folders expanded; what exists already, is missing or cannot be written is refused without
-    loading anything.
+    """A job for every input file, folders expanded; what exists already, is missing or cannot be written is refused
+    without loading anything.
 
-    With `update` an output that is not older than its input, and of which `is_as_asked` holds, is left as it is; any other is
-    replaced. Folders for the outputs are made, unless it is a `dry_run`.
+    With `update` an output that is not older than its input, and of which `is_as_asked` holds, is left as it is; any
+    other is replaced. Folders for the outputs are made, unless it is a `dry_run`.
 
     Raises:
         OutputError: the inputs and `output` do not fit together, for example several inputs and one output file.
@@ -95,15 +95,15 @@ def plan_inputs(inputs: Sequence[str], *, kinds: Collection[str]) -> Plan:
 
 
 def _is_newer(output: str, source: str) -> bool:
-    """Whether the output is not older than the input (`--keep-time` makes it of equal age); never for standard streams and
-    for what is not there."""
+    """Whether the output is not older than the input (`--keep-time` makes it of equal age); never for standard streams
+    and for what is not there."""
     if STANDARD_STREAM in (output, source) or not os.path.isfile(output):
         return False
     return os.stat(output).st_mtime_ns >= os.stat(source).st_mtime_ns
 
 
 def _provide_folders(jobs: Sequence[Job], *, make: bool, dry_run: bool) -> None:
-    """Refuses the jobs whose outputs have no folder that can be written to: it would show only when all the work is done."""
+    """Refuses the jobs whose outputs have no folder that can be written to, which would show only at the end."""
     problems: dict[str, str | None] = {}
     for job in jobs:
         folder = os.path.dirname(job.output) or os.curdir

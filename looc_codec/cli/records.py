@@ -74,7 +74,7 @@ class Line:
 
 _ARROW = " -> "
 _ELLIPSIS = "…"
-_LEAST_COLUMNS = 10
+_LEAST_COLUMNS = 16
 """Shorter pieces of two names say less than a longer one of one name."""
 
 

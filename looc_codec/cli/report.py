@@ -41,7 +41,8 @@ def report(
         typer.Option(
             "--qualities",
             metavar="LIST",
-            help="10,50 for all codecs, jpeg:20,80 for one (again for more). Default: 11 to 15 for each codec, from 0.1 to 1.6 bpp.",
+            help="10,50 for all codecs, jpeg:20,80 for one (again for more). Default: 11 to 15 for each codec, from"
+            " 0.1 to 1.6 bpp.",
         ),
     ] = None,
     metrics: Annotated[
@@ -114,8 +115,9 @@ def report(
     from looc_codec.report.summary import markdown
 
     request = ReportRequest(
-        folder=folder, out=out, qualities=chosen, metrics=tuple(wanted), model=model, against=against, jobs=jobs or os.cpu_count() or 1,
-        limit=limit, refresh=tuple(refreshed), compare_bpp=compare_bpp, pictures=tuple(picture or ()), front=front, front_at=corner,
+        folder=folder, out=out, qualities=chosen, metrics=tuple(wanted), model=model, against=against,
+        jobs=jobs or os.cpu_count() or 1, limit=limit, refresh=tuple(refreshed), compare_bpp=compare_bpp,
+        pictures=tuple(picture or ()), front=front, front_at=corner,
         command=("looc", *sys.argv[1:]),
     )  # fmt: skip
     with _progress(quiet) as (progress, stage):
@@ -149,7 +151,7 @@ def _corner(text: str | None) -> tuple[int, int] | None:
 
 @contextlib.contextmanager
 def _progress(quiet: bool) -> Iterator[tuple[Callable[[int, int, str], None], Callable[[str], None]]]:
-    """(told of every point, told of every stage): a bar with the time left on a terminal, a line now and then elsewhere."""
+    """(told of every point, told of every stage): a bar on a terminal, a line now and then elsewhere."""
     if quiet:
         yield lambda done, total, words: None, lambda words: None
         return

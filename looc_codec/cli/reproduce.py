@@ -45,7 +45,8 @@ def reproduce(
         typer.Option(
             "--dataset",
             metavar="NAME",
-            help="mnist, fashion-mnist, cifar10, ffhq, imagenet or celeba, again for more. Default: those of the table.",
+            help="mnist, fashion-mnist, cifar10, ffhq, imagenet or celeba, again for more. Default: those of the"
+            " table.",
         ),
     ] = None,
     rows: Annotated[
@@ -53,7 +54,8 @@ def reproduce(
         typer.Option(
             "--rows",
             metavar="LIST",
-            help="Rows, with commas between them: such as cvq-1024x128, looc-256x4, rq-1024x128x4, pq-256x4x32 or looc-256x4b2. Default: those of the table.",
+            help="Rows, with commas between them: such as cvq-1024x128, looc-256x4, rq-1024x128x4, pq-256x4x32 or"
+            " looc-256x4b2. Default: those of the table.",
         ),
     ] = None,
     epochs: Annotated[
@@ -123,7 +125,8 @@ def reproduce(
     requests = []
     for name in dataset or known.datasets_of(table):
         settings = settings_for(
-            name, epochs=epochs, minutes=time_budget, batch=batch, seed=seed, bf16=bf16, limit=limit, test_limit=test_limit,
+            name, epochs=epochs, minutes=time_budget, batch=batch, seed=seed, bf16=bf16, limit=limit,
+            test_limit=test_limit,
             perceptual=perceptual, adversarial=gan,
         )  # fmt: skip
         requests += [
@@ -156,7 +159,7 @@ def _tell(written: list[Path], *, quiet: bool, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[float, str], None]]:
-    """Told of the part done and of what is happening: a bar with the time left on a terminal, a line a minute elsewhere."""
+    """Told of the part done and of what is happening: a bar on a terminal, a line a minute elsewhere."""
     if quiet:
         yield lambda part, words: None
         return

@@ -18,7 +18,8 @@ EXAMPLES = (
 
 
 def selftest(model: ModelOption = "photo", quiet: QuietOption = False, as_json: JsonOption = False) -> None:
-    """Check models, a golden file, and that codes are equal under all threads, instruction sets and devices here. Takes about half a minute."""
+    """Check models, a golden file, and that codes are equal under all threads, instruction sets and devices here. Takes
+    about half a minute."""
     from looc_codec.selftest import run_checks
 
     passed = failed = 0

@@ -1,4 +1,4 @@
-"""Standard input, output and error, in whatever state the command finds them: pipes, terminals, full disks, or closed."""
+"""Standard input, output and error, as the command finds them: pipes, terminals, full disks, or closed."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def stdout_errors() -> Iterator[None]:
 
 
 def refuse_terminal_output(*, force: bool | None = None) -> None:
-    """As gzip does: a file's bytes on a terminal are of use to nobody and may steer it. `force` is None where there is no such option."""
+    """As gzip does: a file's bytes on a terminal are of use to nobody and may steer it. `force` is None where there is
+    no such option."""
     if sys.stdout.isatty() and not force:
         way_out = "" if force is None else " (--force shows them here)"
         raise OutputError(f"standard output is a terminal; send the bytes on with > or |, or name a file{way_out}")
@@ -100,7 +101,7 @@ def refuse_terminal_input() -> None:
 
 
 class _Closed(io.TextIOBase):
-    """Stands in for a standard stream that whoever started the command has closed (`<&-`): any use is one clear error."""
+    """Stands in for a standard stream that was closed before the start (`<&-`): any use is one clear error."""
 
     def __init__(self, error: LoocError) -> None:
         self._error = error
@@ -119,8 +120,8 @@ class _Closed(io.TextIOBase):
 def open_closed_streams() -> None:
     """Makes closed standard streams safe to use.
 
-    Python has None for them, which even print takes for standard output; and the next file opened, perhaps a picture, would
-    get the number of the closed stream and everything that any library writes there.
+    Python has None for them, which even print takes for standard output; and the next file opened, perhaps a picture,
+    would get the number of the closed stream and everything that any library writes there.
     """
     for number in (0, 1, 2):
         try:
@@ -139,6 +140,6 @@ def open_closed_streams() -> None:
 
 
 def discard(stream: TextIO) -> None:
-    """Lets what a broken stream still holds, and all that follows, go nowhere: Python would complain again while closing it."""
+    """Lets what a broken stream still holds go nowhere: Python would complain again while closing it."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

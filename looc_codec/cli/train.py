@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from contextlib import ExitStack
 from enum import Enum
@@ -30,7 +29,8 @@ EXAMPLES = (
 
 class Stage(str, Enum):
     """continuous: noise for the rate, rounding for the picture; codes: the shared codebook's own codes; synthesis: the
-    decoder's transform alone, on the codes of a weights file that stay as they are; details: what such weights code of the synthesis's errors at high quality."""
+    decoder's transform alone, on the codes of a weights file that stay as they are; details: what such weights code of
+    the synthesis's errors at high quality."""
 
     continuous = "continuous"
     codes = "codes"
@@ -84,7 +84,8 @@ def train(
             "--dataset",
             metavar="NAME",
             parser=one_of(Dataset),
-            help="What lies in --data: folder, ffhq, imagenet, celeba, lsun-church, lsun-bedroom, cifar10, mnist or fashion-mnist.",
+            help="What lies in --data: folder, ffhq, imagenet, celeba, lsun-church, lsun-bedroom, cifar10, mnist or"
+            " fashion-mnist.",
         ),
     ] = Dataset.folder,
     stage: Annotated[
@@ -93,7 +94,8 @@ def train(
             "--stage",
             metavar="STAGE",
             parser=one_of(Stage),
-            help="First continuous, then codes with --init; synthesis with --init WEIGHTS improves the decoder alone, details fits their details alone.",
+            help="First continuous, then codes with --init; synthesis with --init WEIGHTS improves the decoder"
+            " alone, details fits their details alone.",
         ),
     ] = Stage.continuous,
     time_budget: Annotated[
@@ -305,7 +307,8 @@ def _reporter(stack: ExitStack, options: Any, *, quiet: bool, as_json: bool) -> 
 
 def _figures(row: dict[str, Any]) -> str:
     psnr = f"{row['psnr_db']:.2f} dB, " if row["psnr_db"] != "" else ""
-    return f"step {row['step']}: loss {row['loss']:.3f}, {row['bpp']:.3f} bpp, {psnr}{row['images_per_second']:.0f} images/s"
+    speed = f"{row['images_per_second']:.0f} images/s"
+    return f"step {row['step']}: loss {row['loss']:.3f}, {row['bpp']:.3f} bpp, {psnr}{speed}"
 
 
 def _details(row: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ def verify(
 
 def _describe(record: Record) -> Line:
     return Line(
-        shown(record.input),
+        f"{shown(record.input)}:",
         None,
         f"correct  {record.width} x {record.height}  {record.bpp:.3f} bpp  {record.seconds:.2f} s",
     )

@@ -1,8 +1,9 @@
-"""Work on jobs in this process or in several others, of which the death of one costs the file that it had in work and no more.
+"""Work on jobs in this process or in several others, of which the death of one costs the file that it has in work.
 
-Processes, not threads: Ctrl-C ends them at once, a crash or lack of memory takes one of them, and Python's lock, which the range
-coder holds, is not shared. Not concurrent.futures: its pool gives up all that is left when one process dies, says nothing of how far
-a file is, and needs semaphores, which need /dev/shm. Here each worker has a pipe of its own, and nothing is shared.
+Processes, not threads: Ctrl-C ends them at once, a crash or lack of memory takes one of them, and Python's lock, which
+the range coder holds, is not shared. Not concurrent.futures: its pool gives up all that is left when one process dies,
+says nothing of how far a file is, and needs semaphores, which need /dev/shm. Here each worker has a pipe of its own,
+and nothing is shared.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ _REPORT_SECONDS = 0.1
 """Reports of progress are no more frequent than this."""
 
 Result = tuple[Record, "Exception | None", str]
-"""Record of a job, why it failed (None if it did not), and the trace of that, which does not travel with the exception."""
+"""Record of a job, why it failed (None if it did not), and the trace of that, which does not travel with the
+exception."""
 
 Work = Callable[[Job, Record], None]
 Follow = Callable[[Job, float], None]
@@ -72,8 +74,8 @@ def _result_here(job: Job, work: Work, follow: Follow) -> Result:
 def results(jobs: Sequence[Job], work: Work, workers: int, follow: Follow) -> Iterator[Callable[[Job], Result]]:
     """A function that gives the result of a job, worked on in this process or waited for from another.
 
-    `follow` is told which share of a job is done. With more than one of `workers` the jobs are begun in their order, and
-    `work` has to be picklable.
+    `follow` is told which share of a job is done. With more than one of `workers` the jobs are begun in their order,
+    and `work` has to be picklable.
     """
     # Standard streams exist in this process only.
     tasks = [job for job in jobs if job.to_do and STANDARD_STREAM not in (job.input, job.output)]
@@ -88,7 +90,8 @@ def results(jobs: Sequence[Job], work: Work, workers: int, follow: Follow) -> It
 
 
 def _started_pool(tasks: Sequence[Job], work: Work, workers: int, follow: Follow) -> _Pool | None:
-    """A pool where there is work for more than one process and the system allows more; a line says where it does not."""
+    """A pool where there is work for more than one process and the system allows more; a line says where it does
+    not."""
     if workers < 2:
         return None
     pool = _Pool(tasks, work, workers, follow)
@@ -211,7 +214,8 @@ class _Pool:
             self._workers.append(self._new_worker())
         except OSError as error:
             note(
-                f"looc: no further process can be started ({error.strerror or error}); going on with {len(self._workers) or 'this one'}"
+                f"looc: no further process can be started ({error.strerror or error}); going on with"
+                f" {len(self._workers) or 'this one'}"
             )
             return
         self._give_job(self._workers[-1])
@@ -271,9 +275,11 @@ def _reporter(connection: Connection) -> progress.Listener:
 
 
 def _start_worker(workers: int) -> None:
-    """Prepares a worker process: a fair share of the cores, and an end with its parent's, leaving nothing half-written."""
+    """Prepares a worker process: a fair share of the cores, and an end with its parent's, leaving nothing
+    half-written."""
     os.environ.setdefault("LOOC_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-    # Ctrl-C and the end of a terminal reach all of its processes; the parent alone decides and ends its workers by SIGTERM.
+    # Ctrl-C and the end of a terminal reach all of its processes; the parent alone decides and ends its workers by
+    # SIGTERM.
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -287,8 +293,9 @@ def _start_worker(workers: int) -> None:
 
 
 def _leave(number: int, frame: object) -> None:
-    """Ends a worker by an exception, which removes its unfinished output, or after some seconds by force: an exception is lost where it is
-    raised inside a finaliser, and a lock that a killed worker held is never released. The parent waits for all of its workers."""
+    """Ends a worker by an exception, which removes its unfinished output, or after some seconds by force: an exception
+    is lost where it is raised inside a finaliser, and a lock that a killed worker held is never released. The parent
+    waits for all of its workers."""
     timer = threading.Timer(LEAVE_SECONDS, os._exit, (1,))
     timer.daemon = True
     timer.start()
