@@ -166,7 +166,7 @@ def test_32_bit_integers_of_8_bit_values_stay() -> None:
 
 def test_float_samples_survive_oddities() -> None:
     picture = picture_from_pillow(Image.fromarray(np.array([[np.nan, -1, 0.5, np.inf]], np.float32)))
-    assert picture.rgb[0, :, 0].tolist() == [0, 0, 0, 255]
+    assert picture.rgb[0, :, 0].tolist() == [0, 0, 128, 255]
 
 
 def test_alpha_is_kept_and_opaque_alpha_dropped() -> None:
