@@ -6,6 +6,7 @@ import concurrent.futures
 import dataclasses
 import io
 import struct
+import sys
 import threading
 import zlib
 from pathlib import Path
@@ -363,7 +364,12 @@ def test_programs_are_not_started_for_postscript() -> None:
         read_picture(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
 
 
-def test_heic_and_jpeg_xl_name_their_reader() -> None:
+def test_heic_and_jpeg_xl_name_their_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As where no plug-in for them is installed.
+    for module in ("pillow_heif", "pillow_jxl"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for name in ("HEIF", "JXL"):
+        monkeypatch.delitem(Image.OPEN, name, raising=False)
     for head, package in ((b"\0\0\0\x18ftypheic" + bytes(16), "pillow-heif"), (b"\xff\x0a" + bytes(30), "pillow-jxl-plugin")):
         with pytest.raises(ImageError, match=package):
             read_picture(head)
