@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from looc_codec.errors import FormatError, ImageError, LimitError, LoocError, ModelError, OutputError
+from looc_codec.errors import FormatError, ImageError, LimitError, LoocError, ModelError, OptionError, OutputError
 
 if TYPE_CHECKING:
     from looc_codec.api import Info, compress, decompress, info, load_model, models, truncate, verify
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "FormatError", "ImageError", "Info", "LimitError", "LoocError", "ModelError", "OutputError", "__version__", "compress", "decompress", "info",
+    "FormatError", "ImageError", "Info", "LimitError", "LoocError", "ModelError", "OptionError", "OutputError", "__version__", "compress", "decompress", "info",
     "load_model", "models", "truncate", "verify",
 ]  # fmt: skip
 

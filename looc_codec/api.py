@@ -28,7 +28,7 @@ from looc_codec.codec.model import CodecModel, cached_model
 from looc_codec.codec.rate_control import Target, Trial, compress_to_target, packed
 from looc_codec.codec.transforms import SHRINKS
 from looc_codec.config import QUALITY_MAX, QUALITY_MIN
-from looc_codec.errors import FormatError, ImageError, ModelError
+from looc_codec.errors import FormatError, ImageError, ModelError, OptionError
 from looc_codec.format import container
 from looc_codec.format.container import DEFAULT_MAX_PIXELS, Colour, Container, unpack
 from looc_codec.images import Picture
@@ -78,13 +78,13 @@ def _threads(threads: int | None) -> int:
     if threads is None:
         return default_threads()
     if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or not 1 <= threads <= 1024:
-        raise ModelError(f"threads {threads!r} is not a whole number of 1 to 1024")
+        raise OptionError(f"threads {threads!r} is not a whole number of 1 to 1024")
     return int(threads)
 
 
 def _device(device: str) -> str:
     if device not in PROVIDERS:
-        raise ModelError(f"device {device!r} is none of {', '.join(PROVIDERS)}")
+        raise OptionError(f"device {device!r} is none of {', '.join(PROVIDERS)}")
     return device
 
 

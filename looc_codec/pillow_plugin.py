@@ -12,7 +12,7 @@ for a damaged one or one whose model is not installed, DecompressionBombError be
 from __future__ import annotations
 
 import io
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -30,7 +30,7 @@ from looc_codec.format.container import (
     sound_chunks,
     unpack,
 )
-from looc_codec.errors import ImageError, LoocError, NotLoocError, TruncatedError
+from looc_codec.errors import ImageError, LoocError, NotLoocError, OptionError, TruncatedError
 from looc_codec.files import read_at_most
 
 FORMAT = "LOOC"
@@ -59,7 +59,7 @@ class LoocImageFile(ImageFile.ImageFile):
 
     def _open(self) -> None:
         try:
-            header, head = _read_head(self.fp)
+            header, head = _read_head(cast("IO[bytes]", self.fp))
         except NotLoocError as error:
             # The way in which Pillow's readers say that a file is not theirs.
             raise SyntaxError(str(error)) from error
@@ -106,7 +106,7 @@ class LoocImageFile(ImageFile.ImageFile):
             pixels = images.picture_to_pillow(picture)
             if (pixels.size, pixels.mode) != (self.size, self.mode):
                 raise OSError("the .looc file has changed since it was opened; open it again")
-            if self._exclusive_fp:
+            if self._exclusive_fp and self.fp is not None:
                 self.fp.close()
             self.fp = io.BytesIO(pixels.tobytes())
             self.tile = [ImageFile._Tile("raw", (0, 0, *self.size), 0, self.mode)]
@@ -146,12 +146,12 @@ def _read_head(file: IO[bytes]) -> tuple[Header, bytes]:
             head += more
 
 
-def _metadata(header: Header, head: bytes) -> dict[str, bytes]:
+def _metadata(header: Header, head: bytes) -> dict[str, Any]:
     """The entries of Pillow's `info` that the file's metadata gives; damaged chunks are left out, loading reports them."""
     chunks = [chunk for chunk in sound_chunks(header, head) if chunk.type in (ICC_CHUNK, EXIF_CHUNK, XMP_CHUNK)]
     # A stand-in for the pixels, so that one place decides which metadata is fit to be shown.
     picture = images.picture_with_chunks(np.zeros((1, 1, 3), np.uint8), chunks)
-    return images.picture_to_pillow(picture).info
+    return {str(name): value for name, value in images.picture_to_pillow(picture).info.items()}
 
 
 def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
@@ -171,7 +171,7 @@ def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
         raise ValueError(f"a .looc file has no option {', '.join(sorted(unknown))}; there are {', '.join((*_COMPRESS_OPTIONS, *_METADATA_OPTIONS))}")
     try:
         file.write(api.compress(_picture_to_save(image, options), **{name: options[name] for name in _COMPRESS_OPTIONS if name in options}))
-    except ImageError as error:
+    except (ImageError, OptionError) as error:
         raise ValueError(str(error)) from error
     except LoocError as error:
         raise OSError(str(error)) from error
@@ -181,7 +181,7 @@ def _picture_to_save(image: Image.Image, options: dict[str, Any]) -> images.Pict
     """The picture of an image, with the metadata that the options of `Image.save` put in the place of its own."""
     # What is in memory already needs no limit.
     max_pixels = max(1, image.width * image.height)
-    overrides = {name: options[name] or None for name in ("icc_profile", "exif", "xmp") if name in options}
+    overrides: dict[Any, Any] = {name: options[name] or None for name in ("icc_profile", "exif", "xmp") if name in options}
     if overrides:
         kind = image.format
         if kind == "TIFF":

@@ -15,7 +15,6 @@ from looc_codec.codec.prior import traverse
 from looc_codec.codec.rate_control import Target
 from looc_codec.codec.search import ENCODER_LAMBDA
 from looc_codec.codec.tiles import Tile
-from looc_codec.codec.rate_control import Target
 from looc_codec.format.container import Colour, read_header
 from looc_codec.format.order import units_of
 from looc_codec.metrics import psnr_db

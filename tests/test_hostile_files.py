@@ -22,7 +22,6 @@ from looc_codec.config import LoocConfig
 from looc_codec.format.container import Container, pack
 from looc_codec.errors import ModelError
 from looc_codec.files import read_at_most
-from looc_codec.codec.model import CRITICAL, read_model
 from looc_codec.format.integers import fingerprint_of
 
 SMALL_BYTES = 8 * 2**20

@@ -7,7 +7,6 @@ import pytest
 
 from looc_codec.codec.packing import pack_frequencies, pack_weights, shortened, unpack_frequencies, unpack_weights
 from looc_codec.errors import ModelError
-from looc_codec.errors import ModelError
 
 TOTAL = 2**24
 

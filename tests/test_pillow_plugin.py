@@ -296,3 +296,62 @@ def test_huge_claims_cost_nothing():
     claim = pack(Container(2**29, 2**29, 50, b"\x07" * 8, (b"abc",), 5))
     with pytest.raises(Image.DecompressionBombError):
         Image.open(io.BytesIO(claim))
+
+
+# --- options of saving, and small pictures -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimize": True}, {"lossless": True}, {"Quality": 50}, {"device": "cpu"},
+        {"quality": -1}, {"quality": 101}, {"quality": True}, {"effort": 4}, {"effort": -1}, {"effort": 0.5}, {"effort": "1"},
+        {"target_size": "many"}, {"target_size": 0}, {"target_bpp": -1.0}, {"target_psnr": float("nan")}, {"target_size": 900, "target_bpp": 1.0},
+        {"threads": 0}, {"threads": -1}, {"threads": 10**6}, {"threads": "2"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_unknown_and_wrong_options_are_value_errors_and_leave_no_file(options, tiny_installed, tmp_path):
+    path = tmp_path / "a.looc"
+    with pytest.raises(ValueError, match=next(iter(options)).partition("_")[0]) as caught:
+        photo().save(path, model=tiny_installed, **options)
+    assert not path.exists() and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "shrink"), [((70, 50), 1), ((36, 20), 1), ((35, 25), 2), ((17, 12), 4), ((8, 6), 8), ((5, 3), 8), ((4, 3), 16), ((1, 1), 16)]
+)
+def test_a_draft_is_the_small_picture_of_the_decoder(data, model, asked, shrink):
+    with Image.open(io.BytesIO(data)) as image:
+        found = image.draft("RGB", asked)
+        expected = api.decompress(data, model=model, scale=1 / shrink)
+        assert found == (None if shrink == 1 else ("RGB", (0, 0, 70 / shrink, 50 / shrink)))
+        assert image.size == expected.size and image.size[0] >= asked[0] and image.size[1] >= asked[1]
+        assert np.array_equal(np.asarray(image), np.asarray(expected))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA"])
+def test_a_draft_keeps_the_mode(mode, tiny_installed):
+    stream, image = io.BytesIO(), photo().convert(mode)
+    if mode.endswith("A"):
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.save(stream, "LOOC", model=tiny_installed)
+    with Image.open(stream) as image:
+        assert image.draft("RGB", (8, 6))[0] == mode
+        image.load()
+        assert (image.mode, image.size) == (mode, (9, 7))
+
+
+def test_a_draft_is_refused_once_decoded_or_drafted(data):
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        assert image.draft("RGB", (9, 7)) is None and image.size == (70, 50)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.draft("RGB", (35, 25)) is not None and image.draft("RGB", (9, 7)) is None
+        assert image.size == (35, 25)
+
+
+def test_thumbnail_uses_the_draft(data, model):
+    with Image.open(io.BytesIO(data)) as image:
+        image.thumbnail((10, 10))
+        assert image.size == (10, 7) and image.format == "LOOC"

@@ -10,7 +10,6 @@ from test_codec import photo
 
 from looc_codec import api, progress
 from looc_codec.codec.rate_control import Target
-from looc_codec.codec.rate_control import Target
 from looc_codec.images import Picture
 
 

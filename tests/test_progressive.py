@@ -14,11 +14,9 @@ from test_codec import photo
 
 from looc_codec import api
 from looc_codec.codec.prior import traverse
-from looc_codec.codec.prior import traverse
 from looc_codec.format import container
 from looc_codec.errors import DamagedError, FormatError, TruncatedError
 from looc_codec.format.order import grid_size, units_of
-from looc_codec.format.order import channels_of, grid_size, units_of
 from looc_codec.metrics import psnr_db
 
 

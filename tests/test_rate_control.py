@@ -6,7 +6,6 @@ import functools
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,22 +19,8 @@ from looc_codec.codec.encoder import Encoder
 from looc_codec.codec.rate_control import Target, Trial
 from looc_codec.cli import app
 from looc_codec.cli.compress import parse_size
-from looc_codec.codec import rate_control
-from looc_codec.codec.encoder import Encoder
-from looc_codec.codec.rate_control import Target, Trial
 from looc_codec.errors import ImageError, ModelError
 from looc_codec.metrics import psnr_db
-
-def compress_to_size(picture, size_bytes, **options) -> Trial:
-    return api.compress_picture(picture, target=Target("size", size_bytes), **options)
-
-
-def compress_to_bpp(picture, bpp, **options) -> Trial:
-    return api.compress_picture(picture, target=Target("bpp", bpp), **options)
-
-
-def compress_to_psnr(picture, level_db, **options) -> Trial:
-    return api.compress_picture(picture, target=Target("psnr", level_db), **options)
 
 
 def compress_to(kind: str, picture: images.Picture, value: float, model=None, effort: int = 0) -> Trial:

@@ -108,7 +108,9 @@ class Engine:
         try:
             self._weights[name] = [runtime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(self._tensor(tensor))) for tensor in graph.tensors]
             options.add_external_initializers(list(graph.tensors), self._weights[name])
-            return runtime.InferenceSession(graph.onnx, options, providers=[PROVIDERS[device], *([] if device == "cpu" else ["CPUExecutionProvider"])])
+            providers = [PROVIDERS[device], *([] if device == "cpu" else ["CPUExecutionProvider"])]
+            # Its fallback to other providers prints to standard output, which may carry a picture.
+            return runtime.InferenceSession(graph.onnx, options, providers=providers, enable_fallback=0)
         # ONNX Runtime's errors have no common base but Exception.
         except Exception as error:
             raise ModelError(f"the model's network {name} cannot be run ({error}); install its weights again") from error

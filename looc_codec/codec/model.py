@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from looc_codec.codec.engine import Engine, Graph
-from looc_codec.codec.packing import pack_weights, packed_length, packed_length, unpack_frequencies, unpack_weights
+from looc_codec.codec.packing import pack_weights, packed_length, unpack_frequencies, unpack_weights
 from looc_codec.codec.search import CodeSearch
 from looc_codec.config import LoocConfig
 from looc_codec.errors import ModelError

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from looc_codec.config import LoocConfig
 from looc_codec.format.constants import ACTIVATION_ONE, PATCH
 from looc_codec.networks.prior import IntegerConv2d, clipped, read_back, round_half_up, stored_rows
-from looc_codec.networks.transforms import QualityTable, dct_basis
+from looc_codec.networks.transforms import QualityTable
 
 
 class Details(nn.Module):

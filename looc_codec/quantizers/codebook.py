@@ -24,7 +24,7 @@ from looc_codec.codec.packing import pack_frequencies, shortened, unpack_frequen
 from looc_codec.codec.search import ESCAPE_ERROR, GRID_MARGIN, GRID_PER_STEP, HIGH_RATE_LAMBDA, SHORTLIST, CodeSearch
 from looc_codec.config import LoocConfig
 from looc_codec.format.codes import CodeTables
-from looc_codec.format.constants import ESCAPE_FACTOR, LATENT_ONE, SETS, TABLE_BITS
+from looc_codec.format.constants import ESCAPE_FACTOR, LATENT_ONE, TABLE_BITS
 from looc_codec.format.integers import Core
 
 TRELLIS_SPACING = 1.3
