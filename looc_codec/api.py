@@ -160,8 +160,8 @@ def restore_picture(
 
 
 def _require_whole(name: str, value: object) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
-        raise FormatError(f"{name} {value!r} is not a whole number above 0")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
+        raise OptionError(f"{name} {value!r} is not a whole number")
 
 
 def shrink_of(scale: float) -> int:
