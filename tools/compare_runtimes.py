@@ -79,14 +79,14 @@ def environment(root: Path, threads: int | None) -> dict[str, str]:
 def in_process(python: str, root: Path, picture: Path, threads: int, runs: int, wanted: str) -> dict[str, float]:
     """Seconds a megapixel after loading, the least of some runs."""
     done = subprocess.run(
-        [python, "-c", WORKER, str(picture), str(threads), str(runs), wanted], env=environment(root, None), check=True, capture_output=True, text=True
+        [python, "-c", WORKER, str(picture), str(threads), str(runs), wanted], env=environment(root, None), cwd=root, check=True, capture_output=True, text=True
     )
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def command(python: str, root: Path, arguments: list[str], threads: int | None = None) -> subprocess.Popen:
     return subprocess.Popen(
-        [python, "-m", "looc_codec", *arguments], env=environment(root, threads), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [python, "-m", "looc_codec", *arguments], env=environment(root, threads), cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
 
 
