@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from looc_codec.errors import OutputError
 from looc_codec.files import write_atomically
-from looc_codec.images.exif import EXIF_PREFIX, ORIENTATION_TAG, descriptive, resolution_of
+from looc_codec.images.exif import EXIF_PREFIX, ORIENTATION_TAG, descriptive, resolution_of, tiff_with_parts
 from looc_codec.images.picture import Picture
 
 PILLOW_FORMATS = {
@@ -115,6 +115,8 @@ def _encoded(picture: Picture, kind: str) -> tuple[memoryview, tuple[str, ...]]:
         lost = [name.upper() for name in ("icc", "exif", "xmp") if getattr(picture, name) and name not in names]
         if lost:
             notices.append(f"{kind} cannot hold this picture's {' and '.join(lost)}; left out")
+        if kind == "TIFF" and picture.exif and "exif" in names:
+            encoded = io.BytesIO(tiff_with_parts(encoded.getvalue(), picture.exif))
         return encoded.getbuffer(), tuple(notices)
     raise OutputError(
         f"the picture of {picture.width}x{picture.height} pixels cannot be written as {kind} ({failure}); use png"
