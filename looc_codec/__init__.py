@@ -5,45 +5,37 @@
     data = looc_codec.compress(image, quality=50)  # bytes of a .looc file
     image = looc_codec.decompress(data)            # a Pillow image
 
-torch is loaded by the first call, not by the import.
+What is heavy is loaded by the first call, not by the import.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from looc_codec.errors import FormatError, ImageError, LimitError, LoocError, ModelError, OutputError
+from looc_codec.errors import FormatError, ImageError, LimitError, LoocError, ModelError, OptionError, OutputError
 
 if TYPE_CHECKING:
-    from looc_codec.codec import compress, decompress, load_model
+    from looc_codec.api import Info, compress, decompress, info, load_model, models, truncate, verify
 
 # The one place of the version: pyproject.toml reads it from here.
 __version__ = "0.1.0"
 
 __all__ = [
-    "FormatError",
-    "ImageError",
-    "LimitError",
-    "LoocError",
-    "ModelError",
-    "OutputError",
-    "__version__",
-    "compress",
-    "decompress",
-    "load_model",
-]
+    "FormatError", "ImageError", "Info", "LimitError", "LoocError", "ModelError", "OptionError", "OutputError", "__version__", "compress", "decompress", "info",
+    "load_model", "models", "truncate", "verify",
+]  # fmt: skip
 
-_FROM_CODEC = ("compress", "decompress", "load_model")
+_FROM_API = ("Info", "compress", "decompress", "info", "load_model", "models", "truncate", "verify")
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FROM_CODEC:
-        from looc_codec import codec
+    if name in _FROM_API:
+        from looc_codec import api
 
-        globals()[name] = getattr(codec, name)
+        globals()[name] = getattr(api, name)
         return globals()[name]
     raise AttributeError(f"module 'looc_codec' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_FROM_CODEC})
+    return sorted({*globals(), *_FROM_API})

@@ -12,9 +12,10 @@ from looc_codec.errors import ModelError
 QUALITY_MIN, QUALITY_MAX = 1, 100
 METRICS = ("mse", "ms-ssim")
 """What a model can be trained for (distortion.py)."""
-PATCH = 16
-"""Pixels per latent position along each axis."""
 TRELLIS_STATES = 128
+"""States of a model's trellis, if it has one (format/trellis.py)."""
+COLOUR_AXES = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
+"""Luma-like axis first, then two opponent axes: orthonormal, so that latent and pixel MSE agree at the start."""
 _LIMITS = {
     "version": (0, 2**31), "channels": (1, 768), "codevector_dim": (1, 16), "codebook_size": (16, 32767), "groups": (1, 768),
     "prior_width": (1, 512), "prior_depth": (0, 8), "scale_classes": (1, 256),

@@ -47,5 +47,9 @@ class ImageError(LoocError):
     """An input picture cannot be read or used."""
 
 
+class OptionError(LoocError):
+    """An argument has a value that there is not."""
+
+
 class OutputError(LoocError):
     """An output exists already, or cannot be written."""

@@ -1,4 +1,4 @@
-"""Where outputs go, and how a file comes to be there whole or not at all."""
+"""Which files are pictures by their names, and how an output comes to be there whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,17 +7,42 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import IO, BinaryIO
 
-from looc_codec.errors import ImageError, OutputError
+from looc_codec.errors import OutputError
 
 STANDARD_STREAM = "-"
 LOOC_SUFFIX = ".looc"
-PICTURE_SUFFIXES = frozenset(
-    ".png .apng .jpg .jpeg .jpe .jfif .webp .avif .heic .heif .tif .tiff .bmp .dib .gif .ppm .pgm .pbm .pnm .jp2 .jxl .tga .qoi".split()
-)
+PICTURE_KINDS: dict[str, tuple[str, ...]] = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "MPO": (".mpo",),
+    "WEBP": (".webp",),
+    "AVIF": (".avif", ".avifs"),
+    "HEIF": (".heic", ".heif", ".heics", ".heifs", ".hif"),
+    "JXL": (".jxl",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "GIF": (".gif",),
+    "ICO": (".ico",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+    "TGA": (".tga", ".icb", ".vda", ".vst"),
+    "QOI": (".qoi",),
+    "PCX": (".pcx",),
+    "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
+    "ICNS": (".icns",),
+}
+"""The kinds of pictures that are read, by Pillow's names, each with the suffixes of its files.
+
+Written out, since Pillow knows them only once all of its plug-ins are loaded, and those of HEIC and JPEG XL only where
+a plug-in for them is installed. EPS and PDF are left out, since they would start other programs on the file; stubs
+decode nothing.
+"""
+
+PICTURE_SUFFIXES = frozenset(suffix for suffixes in PICTURE_KINDS.values() for suffix in suffixes)
 """Suffixes, in lower case, of the files that are taken from a folder of pictures."""
 
 # Reported by a write, wherever it happens in the caller's block; any other OSError there may be about another file.
@@ -39,13 +64,28 @@ def read_at_most(file: IO[bytes], limit_bytes: int) -> bytes:
     return b"".join(parts)
 
 
+part_owner = secrets.token_hex(8)
+"""What the names of this process's unfinished outputs have in common, so that they can be found after its death."""
+
+
+def remove_parts(folder: str, owner: str) -> None:
+    """Removes the unfinished outputs of a process that is gone."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder or os.curdir):
+            if name.startswith(f".looc-{owner}-") and name.endswith(".part"):
+                os.unlink(os.path.join(folder, name))
+
+
 @contextlib.contextmanager
-def write_atomically(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[BinaryIO]:
+def write_atomically(
+    path: str | os.PathLike[str], *, force: bool = False, modified_ns: int | None = None
+) -> Iterator[BinaryIO]:
     """A binary file object whose content is at `path` once the block has ended well; after any exception nothing is.
 
     The bytes go to a temporary file in the same folder, which takes the name at the end. With `force` it replaces what
     is there (the file that a link points to; its permissions are kept), without it never, even if the file appeared
-    meanwhile. Devices and pipes are written directly.
+    meanwhile. Devices and pipes are written directly. With `modified_ns` that is the file's time of modification, in
+    nanoseconds, instead of now.
 
     Raises:
         OutputError: `path` exists and `force` is not given, its folder is missing, or it cannot be written.
@@ -59,7 +99,7 @@ def write_atomically(path: str | os.PathLike[str], *, force: bool = False) -> It
         direct = existing is not None and not stat.S_ISREG(existing.st_mode)
         if os.path.lexists(target) and not direct and not force:
             raise _exists(path)
-        temporary = os.path.join(os.path.dirname(target), f".looc-{secrets.token_hex(8)}.part")
+        temporary = os.path.join(os.path.dirname(target), f".looc-{part_owner}-{secrets.token_hex(8)}.part")
         file = open(target if direct else temporary, "wb" if direct else "xb")
     if direct:
         with _as_output_error(path, lambda error: error.errno in _WRITE_ERRNOS), file:
@@ -69,6 +109,8 @@ def write_atomically(path: str | os.PathLike[str], *, force: bool = False) -> It
         with _as_output_error(path, lambda error: error.errno in _WRITE_ERRNOS), file:
             yield file
         with _as_output_error(path, lambda error: True):
+            if modified_ns is not None:
+                os.utime(temporary, ns=(modified_ns, modified_ns))
             if force:
                 if existing is not None:
                     # Some file systems have no permissions to keep.
@@ -81,102 +123,6 @@ def write_atomically(path: str | os.PathLike[str], *, force: bool = False) -> It
         # Gone already unless something failed; KeyboardInterrupt comes by here as well.
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-
-
-def plan_outputs(
-    inputs: Sequence[str | os.PathLike[str]],
-    output: str | os.PathLike[str] | None,
-    suffix: str,
-    *,
-    known_suffixes: Collection[str] | None = None,
-) -> list[tuple[str, str]]:
-    """Pairs of input file and output file, `-` for the standard streams.
-
-    A folder among the inputs stands for the files in it, subfolders included, whose suffix is known (by default those
-    of pictures where `suffix` is `.looc`, else `.looc`); hidden ones are passed over. Without `output` each result lies
-    beside its input, with `suffix` in place of the input's. `output` is a file for one input; for several, for a folder,
-    or where it ends in a slash, it is a folder, made if missing, in which subfolders are kept. Input files need not exist.
-
-    >>> plan_outputs(["a.png", "b.final.png"], None, ".looc")
-    [('a.png', 'a.looc'), ('b.final.png', 'b.final.looc')]
-
-    Raises:
-        OutputError: two inputs have one output, an output is an input, or `output` does not fit the inputs.
-        ImageError: a folder holds no file of a known kind, or cannot be listed.
-    """
-    if known_suffixes is None:
-        known_suffixes = PICTURE_SUFFIXES if suffix == LOOC_SUFFIX else {LOOC_SUFFIX}
-    # Each source with the path that it keeps below an output folder; a file named twice counts once.
-    sources: dict[str, tuple[str, str]] = {}
-    for name in map(os.fspath, inputs):
-        if name == STANDARD_STREAM:
-            sources.setdefault(name, (name, "stdin"))
-        elif os.path.isdir(name):
-            for path in _files_below(name, known_suffixes):
-                sources.setdefault(os.path.abspath(path), (path, os.path.relpath(path, name)))
-        else:
-            sources.setdefault(os.path.abspath(name), (name, os.path.basename(name)))
-    output = None if output is None else os.fspath(output)
-    if output == STANDARD_STREAM:
-        if len(sources) != 1:
-            raise OutputError(f"{len(sources)} files cannot go to standard output together; give one input, or a folder with -o")
-        return [(source, STANDARD_STREAM) for source, _ in sources.values()]
-    into_folder = output is not None and (
-        os.path.isdir(output) or output.endswith(("/", os.sep)) or len(sources) > 1 or any(map(os.path.isdir, inputs))
-    )
-    if into_folder and os.path.lexists(output) and not os.path.isdir(output):
-        raise OutputError(f"{output} is a file, but the inputs need a folder; give a folder with -o")
-    pairs = []
-    for source, kept in sources.values():
-        if output is None:
-            target = STANDARD_STREAM if source == STANDARD_STREAM else _with_suffix(source, suffix)
-        elif into_folder:
-            target = _with_suffix(os.path.join(output, kept), suffix)
-        else:
-            target = output
-        pairs.append((source, target))
-    _refuse_collisions(pairs)
-    if into_folder:
-        for folder in sorted({os.path.dirname(target) for _, target in pairs}):
-            with _as_output_error(folder, lambda error: True):
-                os.makedirs(folder, exist_ok=True)
-    return pairs
-
-
-def _refuse_collisions(pairs: list[tuple[str, str]]) -> None:
-    inputs = {os.path.realpath(source) for source, _ in pairs if source != STANDARD_STREAM}
-    taken: dict[str, str] = {}
-    for source, target in pairs:
-        if target == STANDARD_STREAM:
-            continue
-        real = os.path.realpath(target)
-        if real in inputs:
-            raise OutputError(f"the output {target} is one of the inputs; give another name with -o")
-        if real in taken:
-            raise OutputError(f"{taken[real]} and {source} would both become {target}; rename one, or take them one by one with -o")
-        taken[real] = source
-
-
-def _files_below(folder: str, known_suffixes: Collection[str]) -> list[str]:
-    def refuse(error: OSError) -> None:
-        raise ImageError(f"cannot list the folder {error.filename}: {error.strerror}; check its permissions") from None
-
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            os.path.join(parent, name)
-            for name in sorted(names)
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in known_suffixes
-        ]
-    if not found:
-        kinds = " ".join(sorted(known_suffixes))
-        raise ImageError(f"the folder {folder} holds no file of a known kind ({kinds}); name the files themselves")
-    return found
-
-
-def _with_suffix(path: str, suffix: str) -> str:
-    return str(Path(path).with_suffix(suffix)) if Path(path).name else path
 
 
 def _status(path: str) -> os.stat_result | None:

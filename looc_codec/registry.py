@@ -9,6 +9,8 @@ Places searched, in this order; the first model of a fingerprint or name wins:
 1. the weights installed with the package (`looc_codec/weights/`, in a source checkout `weights/` beside the package),
 2. the folders of the environment variable `LOOC_MODELS` (separated as in `PATH`),
 3. `looc/models` in `$XDG_DATA_HOME`, by default `~/.local/share/looc/models`.
+
+A place that is missing, cannot be entered, or cannot even be named (a user without a home) is passed over.
 """
 
 from __future__ import annotations
@@ -50,14 +52,31 @@ def model_folders() -> list[Path]:
     # An editable install has no copy of the weights inside the package.
     folders = [packaged if packaged.is_dir() else _PACKAGE.parent / "weights"]
     folders += [Path(part) for part in os.environ.get("LOOC_MODELS", "").split(os.pathsep) if part]
-    folders.append(user_model_folder())
-    return [folder for folder in folders if folder.is_dir()]
+    user_folder = user_model_folder()
+    folders += [] if user_folder is None else [user_folder]
+    # Path.is_dir raises where a folder above may not be entered.
+    return [folder for folder in folders if os.path.isdir(folder)]
 
 
-def user_model_folder() -> Path:
-    """The folder where a user puts models of their own; it need not exist."""
+def user_model_folder() -> Path | None:
+    """The folder where a user puts models of their own; it need not exist. None for a user without a home.
+
+    Such users are common in containers: a number given on starting one has no name, no entry in passwd and no HOME.
+    """
     data_home = os.environ.get("XDG_DATA_HOME")
-    return Path(data_home or Path.home() / ".local" / "share") / "looc" / "models"
+    if not data_home:
+        # Path.home raises where there is none; this gives its argument back.
+        home = os.path.expanduser("~")
+        if home == "~":
+            return None
+        data_home = os.path.join(home, ".local", "share")
+    return Path(data_home, "looc", "models")
+
+
+def place_for_models() -> str:
+    """Where a person puts a model file, in words for the end of a sentence."""
+    folder = user_model_folder()
+    return "a folder that LOOC_MODELS names" if folder is None else str(folder)
 
 
 def read_entry(path: Path) -> ModelEntry:
@@ -84,18 +103,29 @@ def read_entry(path: Path) -> ModelEntry:
 def installed_models() -> list[ModelEntry]:
     """Every readable model in the searched folders, in search order; other files there are passed over."""
     entries: list[ModelEntry] = []
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for folder in model_folders():
-        for path in sorted(folder.glob(f"*{MODEL_SUFFIX}")):
-            if path.resolve() in seen:
+        for path in _model_files(folder):
+            # Path.resolve raises for a link that leads to itself.
+            real = os.path.realpath(path)
+            if real in seen:
                 continue
-            seen.add(path.resolve())
+            seen.add(real)
             try:
                 entries.append(read_entry(path))
             except ModelError:
                 # A stray or damaged file must not stop every other model from working; naming it raises the error.
                 continue
     return entries
+
+
+def _model_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder / name for name in os.listdir(folder) if name.endswith(MODEL_SUFFIX))
+    except OSError:
+        # It may be entered but not listed, or its file system has gone: as with stray files, the other models go on
+        # working.
+        return []
 
 
 def find_model(spec: str | os.PathLike[str]) -> ModelEntry:
@@ -127,7 +157,7 @@ def find_by_fingerprint(fingerprint: bytes) -> ModelEntry:
             return entry
     raise ModelError(
         f"the file needs the model with fingerprint {fingerprint.hex()}, which is not installed;"
-        f" put its {MODEL_SUFFIX} file into {user_model_folder()} or name it with --model"
+        f" put its {MODEL_SUFFIX} file into {place_for_models()} or name it with --model"
     )
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from looc_codec import codec, registry
+from looc_codec import api, registry
+from looc_codec.codec.model import CodecModel
 from looc_codec.errors import LoocError
 from looc_codec.exactness import (
     AVX2_ENVIRONMENT,
@@ -72,7 +72,7 @@ def check_models() -> Iterator[Check]:
         yield Check("model", "none", False, "no model is installed")
     for path in paths:
         try:
-            model = codec.load_model(path)
+            model = api.load_model(path)
             yield Check("model", str(path), True, f"{model.name} version {model.version}, fingerprint {model.fingerprint.hex()}")
         except LoocError as error:
             yield Check("model", str(path), False, str(error))
@@ -88,8 +88,8 @@ def golden_path(weights: Path, suffix: str) -> Path:
 
 def write_golden(weights: Path) -> list[Path]:
     """Writes the golden file of a weights file beside it, replacing an older one; returns the paths."""
-    model = codec.load_model(weights)
-    data = codec.compress(scene(*GOLDEN_SIZE, seed=1), quality=GOLDEN_QUALITY, model=model)
+    model = api.load_model(weights)
+    data = api.compress(scene(*GOLDEN_SIZE, seed=1), quality=GOLDEN_QUALITY, model=model)
     paths = [golden_path(weights, suffix) for suffix in ("looc", "json", "png")]
     with write_atomically(paths[0], force=True) as file:
         file.write(data)
@@ -112,7 +112,7 @@ def check_golden(entry: ModelEntry) -> Check | None:
             return Check("golden", name, False, f"it is of model {stored['fingerprint']}, not of the installed {entry.fingerprint.hex()}")
         with Image.open(golden_path(entry.path, "png")) as image:
             expected = np.array(image.convert("RGB"))
-        codes, rgb = decode(golden_path(entry.path, "looc"), codec.load_model(entry.path), Setting("as installed"))
+        codes, rgb = decode(golden_path(entry.path, "looc"), api.load_model(entry.path), Setting("as installed"))
     except (LoocError, OSError, ValueError, KeyError, TypeError) as error:
         return Check("golden", name, False, f"it cannot be decoded: {error}")
     if codes != stored["codes_sha256"]:
@@ -132,27 +132,23 @@ def variants() -> list[Variant]:
     settings = (
         REFERENCE,
         Setting("2 threads", threads=2),
-        Setting("2 threads, oneDNN off", threads=2, onednn=False),
-        Setting("1 thread, oneDNN off, small tiles", threads=1, onednn=False, tile=SMALL_TILE_POSITIONS),
-        Setting("2 threads, small tiles", threads=2, tile=SMALL_TILE_POSITIONS),
+        Setting("2 threads, graphs as they are", threads=2, optimise=False),
+        Setting("1 thread, graphs as they are, small tiles", threads=1, optimise=False, side=SMALL_TILE_POSITIONS),
+        Setting("2 threads, small tiles", threads=2, side=SMALL_TILE_POSITIONS),
     )
-    if torch.cuda.is_available():
-        settings += (Setting("transforms on the GPU", device="cuda"),)
     found = [Variant("as installed", settings)]
     if limits_instruction_sets():
-        # The GPU does not know of the processor's instruction sets.
-        on_cpu = tuple(setting for setting in settings if setting.device == "cpu")
-        found += [Variant("limited to AVX2", on_cpu, AVX2_ENVIRONMENT), Variant("no AVX", on_cpu, NO_AVX_ENVIRONMENT)]
+        found += [Variant("numpy limited to AVX2", settings, AVX2_ENVIRONMENT), Variant("numpy without AVX", settings, NO_AVX_ENVIRONMENT)]
     return found
 
 
-def check_exactness(model: str | Path = codec.DEFAULT_MODEL) -> Iterator[Check]:
+def check_exactness(model: str | Path = api.DEFAULT_MODEL) -> Iterator[Check]:
     """One check for every setting of every variant, and one for the files that each variant writes.
 
     Files written here are decoded everywhere, files written everywhere are decoded here; codes bit for bit, pixels within
     one level. Raises ModelError when there is no such model.
     """
-    loaded = codec.load_model(model)
+    loaded = api.load_model(model)
     path = str(registry.find_model(model).path)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -163,7 +159,7 @@ def check_exactness(model: str | Path = codec.DEFAULT_MODEL) -> Iterator[Check]:
             Image.fromarray(rgb).save(pictures[-1])
             for quality in QUALITIES:
                 files.append(home / f"scene{number}-q{quality}.looc")
-                files[-1].write_bytes(codec.compress(rgb, quality=quality, model=loaded))
+                files[-1].write_bytes(api.compress(rgb, quality=quality, model=loaded))
         expected = {file.stem: decode(file, loaded, REFERENCE) for file in files}
         for variant in variants():
             place = home / variant.name
@@ -182,7 +178,7 @@ def check_exactness(model: str | Path = codec.DEFAULT_MODEL) -> Iterator[Check]:
             yield _written_elsewhere(variant, place, files, loaded)
 
 
-def _written_elsewhere(variant: Variant, place: Path, files: list[Path], model: codec.LoocModel) -> Check:
+def _written_elsewhere(variant: Variant, place: Path, files: list[Path], model: CodecModel) -> Check:
     """Files that the variant wrote must decode here; each file's code checksum tells."""
     read = 0
     for file in files:
@@ -194,7 +190,7 @@ def _written_elsewhere(variant: Variant, place: Path, files: list[Path], model: 
     return Check("exactness", f"{variant.name}: its own files", read == len(files), f"{read} of {len(files)} decode here")
 
 
-def run_checks(model: str | Path = codec.DEFAULT_MODEL) -> Iterator[Check]:
+def run_checks(model: str | Path = api.DEFAULT_MODEL) -> Iterator[Check]:
     """All checks, one after another, as they are done."""
     yield from check_models()
     for entry in registry.installed_models():

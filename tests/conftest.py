@@ -32,9 +32,9 @@ def tiny_config(**changes):
     return LoocConfig(**(values | changes))
 
 
-def build_tiny_model(**changes):
-    """A LooC-VAE of a few thousand weights with non-trivial, seeded values everywhere and a frozen integer core."""
-    from looc_codec.model import LoocModel
+def build_trainable_model(**changes):
+    """A trainable LooC-VAE of a few thousand weights with non-trivial, seeded values everywhere."""
+    from looc_codec.networks.model import LoocModel
     from looc_codec.training.codes import CodeFitter
 
     generator = torch.Generator().manual_seed(5)
@@ -50,8 +50,14 @@ def build_tiny_model(**changes):
         # Spreads of about ten steps at most, as a trained prior would expect of such pictures.
         model.prior.quality_log_scale.table += torch.linspace(-1.0, 2.5, len(model.prior.quality_log_scale.table))[:, None]
     CodeFitter(model).start()
-    model.freeze_core()
     return model.eval().requires_grad_(False)
+
+
+def build_tiny_model(**changes):
+    """The codec model of `build_trainable_model`."""
+    from looc_codec.training.export import export
+
+    return export(build_trainable_model(**changes))
 
 
 @pytest.fixture(scope="session")
@@ -61,11 +67,23 @@ def tiny_model():
 
 @pytest.fixture(scope="session")
 def tiny_model_file(tiny_model, tmp_path_factory) -> Path:
-    from looc_codec.model import save_model
+    from looc_codec.codec.model import write_model
 
     path = tmp_path_factory.mktemp("models") / "looc-tiny.safetensors"
-    save_model(tiny_model, path)
+    write_model(tiny_model, path)
     return path
+
+
+def encoder_of(model, **options):
+    from looc_codec import api
+
+    return api.encoder_for(model, **options)
+
+
+def decoder_of(model, **options):
+    from looc_codec import api
+
+    return api.decoder_for(model, **options)
 
 
 def pytest_addoption(parser):

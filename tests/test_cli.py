@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import looc_codec
 from looc_codec import registry
 from looc_codec.cli import app
-from looc_codec.container import Chunk, Container, pack
+from looc_codec.format.container import Chunk, Container, pack
 
 
 def run(*arguments: object, stdin: bytes | None = None):
@@ -379,3 +379,53 @@ def test_strip_leaves_metadata_out(tmp_path, tiny_installed):
 def test_models_lists_the_installed_one(tiny_installed):
     records = [json.loads(line) for line in run("models", "--json").stdout.splitlines()]
     assert registry.find_model(tiny_installed).fingerprint.hex() in {record["fingerprint"] for record in records}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("-o", "back.looc"), "cannot write pictures of format 'looc'"),
+        (("-o", "back.jpg", "--format", "png"), "back.jpg is the name of another kind than --format png"),
+        (("-o", "back.png", "--quality", 50), "lossless PNG, which has no quality"),
+        (("--quality", 50), "lossless PNG, which has no quality"),
+        (("-o", "-", "--quality", 50), "standard stream would be lossless PNG"),
+        (("-o", "none/back.png"), "its folder does not exist"),
+    ],
+)
+def test_outputs_that_cannot_be_as_asked_are_refused_before_decoding(foreign_file, options, sentence, monkeypatch):
+    """The file's model is not installed, which would be said first if decoding came first."""
+    monkeypatch.chdir(foreign_file.parent)
+    assert_failed_in_one_line(run("decompress", foreign_file, *options), sentence)
+    assert [path.name for path in foreign_file.parent.iterdir()] == ["foreign.looc"]
+
+
+def test_restoring_to_jpeg_of_a_lower_quality_takes_fewer_bytes(looc_file, tmp_path):
+    sizes = []
+    for quality in (20, 90):
+        output = tmp_path / f"{quality}.jpg"
+        assert run("decompress", looc_file, "-o", output, "--quality", quality).exit_code == 0
+        sizes.append(output.stat().st_size)
+    assert sizes[0] < sizes[1]
+
+
+def test_verify_takes_folders_and_counts_what_is_wrong_in_them(looc_file):
+    (looc_file.parent / "bad.looc").write_bytes(looc_file.read_bytes()[:-4])
+    result = run("verify", looc_file.parent)
+    assert result.exit_code == 1 and "photo.looc:  correct" in result.stderr and "bad.looc" in result.stderr
+    assert "passed over in folders: .png (1)" in result.stderr and "1 of 2 files done, 1 failed" in result.stderr
+
+
+def test_a_looc_file_is_not_compressed_again(looc_file):
+    assert_failed_in_one_line(run("compress", looc_file), "photo.looc is a .looc file already")
+
+
+def test_python_knows_the_models_of_a_user_without_a_home():
+    code = (
+        "import os, pwd\n"
+        "def none(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = none\n"
+        "os.environ.pop('HOME', None); os.environ.pop('XDG_DATA_HOME', None)\n"
+        "import looc_codec; print(looc_codec.load_model('photo').name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "photo\n", done.stderr

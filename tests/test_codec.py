@@ -8,13 +8,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import decoder_of, encoder_of, tiny_config
 from PIL import Image
 
-from looc_codec import codec, container
+from looc_codec import api
+from looc_codec.codec.tiles import Tile
 from looc_codec.errors import FormatError, ImageError, LimitError, ModelError
+from looc_codec.format import container
 from looc_codec.metrics import psnr_db
-from looc_codec.model import LoocModel
+from looc_codec.networks.model import LoocModel
+from looc_codec.training.codes import CodeFitter
+from looc_codec.training.export import export
 
 
 def photo(width: int, height: int, seed: int = 0) -> np.ndarray:
@@ -26,40 +30,41 @@ def photo(width: int, height: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("quality", [1, 50, 100])
 def test_decoder_gets_the_encoders_latent_exactly(tiny_model, quality):
-    latent = codec.analyse(photo(150, 90), quality, tiny_model)
-    segments, checksum, latent_hat = codec.encode_latent(latent, quality, tiny_model)
-    assert torch.equal(codec.decode_latent(segments, checksum, *latent.shape[1:], quality, tiny_model), latent_hat)
+    encoder = encoder_of(tiny_model)
+    latent = encoder.transforms.analyse(photo(150, 90), quality)
+    coding = encoder.encode_latent(latent, quality)
+    decoded = decoder_of(tiny_model).decode_latent(coding.segments, coding.checksum, latent.shape[1:], quality)
+    assert decoded.dtype == coding.latent.dtype == np.int16 and np.array_equal(decoded, coding.latent)
 
 
 def test_codes_follow_the_latent(tiny_model):
-    latent = codec.analyse(photo(160, 128), 60, tiny_model)
-    _, _, latent_hat = codec.encode_latent(latent, 60, tiny_model)
-    error = latent - latent_hat / 16
-    assert error.abs().mean() < 0.6, "a quantised latent is within about half a step of the latent"
+    encoder = encoder_of(tiny_model)
+    latent = encoder.transforms.analyse(photo(160, 128), 60)
+    error = latent - encoder.encode_latent(latent, 60).latent / 16
+    assert np.abs(error).mean() < 0.6, "a quantised latent is within about half a step of the latent"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (16, 16), (17, 33), (15, 31), (300, 2), (2, 300), (129, 257)])
 def test_any_size_comes_back_with_its_size(tiny_model, size):
     rgb = photo(*size)
-    data = codec.compress(rgb, quality=40, model=tiny_model)
-    back = codec.decompress(data, model=tiny_model)
+    data = api.compress(rgb, quality=40, model=tiny_model)
+    back = api.decompress(data, model=tiny_model)
     assert back.size == size and back.mode == "RGB"
 
 
 def test_every_size_up_to_40(tiny_model):
     for width in range(1, 41, 3):
         for height in range(1, 41):
-            data = codec.compress(photo(width, height), quality=30, model=tiny_model)
-            assert codec.decompress(data, model=tiny_model).size == (width, height)
+            data = api.compress(photo(width, height), quality=30, model=tiny_model)
+            assert api.decompress(data, model=tiny_model).size == (width, height)
 
 
 def test_tiles_make_no_difference(tiny_model):
-    rgb = photo(500, 300)
-    whole = codec.analyse(rgb, 70, tiny_model, tile=1000)
-    tiled = codec.analyse(rgb, 70, tiny_model, tile=8)
-    assert (whole - tiled).abs().max() < 1e-3
-    latent_hat = codec.encode_latent(whole, 70, tiny_model)[2]
-    one, many = (codec.synthesise(latent_hat, (300, 500), 70, tiny_model, tile=tile) for tile in (1000, 8))
+    rgb, encoder = photo(500, 300), encoder_of(tiny_model)
+    whole, tiled = (encoder.transforms.analyse(rgb, 70, side=side) for side in (1000, 8))
+    assert np.abs(whole - tiled).max() < 1e-3
+    latent = encoder.encode_latent(whole, 70).latent
+    one, many = (encoder.transforms.synthesise(latent, (300, 500), 70, side=side) for side in (1000, 8))
     assert np.abs(one.astype(int) - many.astype(int)).max() <= 1
     reference = psnr_db(rgb, one)
     assert abs(reference - psnr_db(rgb, many)) < 0.02
@@ -67,59 +72,64 @@ def test_tiles_make_no_difference(tiny_model):
 
 @pytest.mark.parametrize(("synthesis_blocks", "analysis_blocks"), [((4, 3, 4), (4, 3)), ((5, 3, 4), (4, 3)), ((1, 2, 3), (1, 1)), ((1, 0, 0), (1, 0)), ((0, 1, 2), (0, 3)), ((0, 0, 3), (2, 1)), ((0, 0, 0), (0, 0))])
 def test_a_tile_with_its_halo_is_what_the_whole_gives(synthesis_blocks, analysis_blocks):
-    model = LoocModel(tiny_config(synthesis_blocks=synthesis_blocks, analysis_blocks=analysis_blocks))
-    generator, quality = torch.Generator().manual_seed(0), torch.tensor([60.0])
+    trainable = LoocModel(tiny_config(synthesis_blocks=synthesis_blocks, analysis_blocks=analysis_blocks))
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         # A fresh transform has branches that add nothing and windows that do not overlap.
-        for parameter in (*model.analysis.parameters(), *model.synthesis.parameters()):
+        for parameter in (*trainable.analysis.parameters(), *trainable.synthesis.parameters()):
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-        latent, pixels = torch.randn(1, model.config.channels, 22, 22, generator=generator), 255 * torch.rand(1, 3, 352, 352, generator=generator)
-        reach = codec.synthesis_halo(synthesis_blocks)
-        whole = model.synthesis(latent, quality)
-        part = model.synthesis(latent[:, :, 10 - reach : 12 + reach, 10 - reach : 12 + reach], quality, (reach,) * 4)
-        torch.testing.assert_close(part, whole[:, :, 160:192, 160:192], rtol=1e-4, atol=1e-2)
-        corner = model.synthesis(latent[:, :, : 2 + reach, 20 - reach :], quality, (0, reach, reach, 0))
-        torch.testing.assert_close(corner, whole[:, :, :32, 320:], rtol=1e-4, atol=1e-2)
-        reach = codec.analysis_halo(analysis_blocks)
-        part = model.analysis(pixels[:, :, 16 * (10 - reach) : 16 * (12 + reach), 16 * (10 - reach) : 16 * (12 + reach)], quality)
-        inner = slice(reach, reach + 2)
-        torch.testing.assert_close(part[:, :, inner, inner], model.analysis(pixels, quality)[:, :, 10:12, 10:12], rtol=1e-4, atol=1e-3)
+    CodeFitter(trainable).start()
+    model = export(trainable)
+    latent = torch.randint(-32, 33, (model.config.channels, 22, 22), generator=generator).numpy().astype(np.int16)
+    stored = LoocModel.of(model)
+    with torch.no_grad():
+        whole = stored.synthesis(torch.from_numpy(latent)[None].float() / 16, torch.tensor([60.0]))[0].numpy()
+    transforms = encoder_of(model).transforms
+    for tile in (Tile(10, 12, 10, 12), Tile(0, 2, 20, 22), Tile(0, 22, 0, 22), Tile(1, 21, 3, 22)):
+        made = transforms.pixels_of(latent, tile, 60, context=True)
+        np.testing.assert_allclose(made.inner, tile.scaled(16).of(whole), rtol=1e-4, atol=1e-2)
+    rgb = torch.randint(0, 256, (352, 352, 3), generator=generator).numpy().astype(np.uint8)
+    found, tiled = transforms.analyse(rgb, 60, side=22), transforms.analyse(rgb, 60, side=5)
+    with torch.no_grad():
+        expected = stored.analysis(torch.from_numpy(rgb).permute(2, 0, 1)[None].float(), torch.tensor([60.0]))[0].numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(tiled, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_higher_quality_is_larger(tiny_model):
     """That it is better too needs trained weights: tests/test_shipped_weights.py."""
     rgb = photo(200, 150)
-    sizes = [len(codec.compress(rgb, quality=quality, model=tiny_model)) for quality in (5, 35, 65, 95)]
+    sizes = [len(api.compress(rgb, quality=quality, model=tiny_model)) for quality in (5, 35, 65, 95)]
     assert sizes == sorted(set(sizes))
 
 
 def test_pillow_images_arrays_and_streams_are_taken(tiny_model, tmp_path):
     rgb = photo(40, 30)
-    data = codec.compress(Image.fromarray(rgb), quality=50, model=tiny_model)
-    assert data == codec.compress(rgb, quality=50, model=tiny_model)
+    data = api.compress(Image.fromarray(rgb), quality=50, model=tiny_model)
+    assert data == api.compress(rgb, quality=50, model=tiny_model)
     path = tmp_path / "a.looc"
     path.write_bytes(data)
     with path.open("rb") as stream:
-        assert codec.decompress(stream, model=tiny_model).size == (40, 30)
+        assert api.decompress(stream, model=tiny_model).size == (40, 30)
 
 
 @pytest.mark.parametrize("quality", [0, 101, 50.5, "50", None])
 def test_wrong_quality_is_refused(tiny_model, quality):
     with pytest.raises(ImageError, match="quality"):
-        codec.compress(photo(20, 20), quality=quality, model=tiny_model)
+        api.compress(photo(20, 20), quality=quality, model=tiny_model)
 
 
 @pytest.mark.parametrize("array", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), "photo.png"])
 def test_wrong_inputs_are_refused(tiny_model, array):
     with pytest.raises(ImageError):
-        codec.compress(array, model=tiny_model)
+        api.compress(array, model=tiny_model)
 
 
 def test_model_files_are_found_and_checked(tiny_model, tiny_model_file, tmp_path):
-    data = codec.compress(photo(30, 30), model=str(tiny_model_file))
+    data = api.compress(photo(30, 30), model=str(tiny_model_file))
     assert container.unpack(data).fingerprint == tiny_model.fingerprint
     with pytest.raises(ModelError, match="fingerprint|installed|model"):
-        codec.decompress(data)
+        api.decompress(data)
     damaged = bytearray(tiny_model_file.read_bytes())
     header_length = int.from_bytes(damaged[:8], "little")
     begin, end = json.loads(damaged[8 : 8 + header_length])["core.codebook.codevectors"]["data_offsets"]
@@ -127,31 +137,31 @@ def test_model_files_are_found_and_checked(tiny_model, tiny_model_file, tmp_path
     other = tmp_path / "damaged.safetensors"
     other.write_bytes(damaged)
     with pytest.raises(ModelError):
-        model = codec.load_model(other)
-        codec.decompress(data, model=model)
+        model = api.load_model(other)
+        api.decompress(data, model=model)
 
 
 def test_wrong_codes_are_noticed_by_the_code_checksum(tiny_model):
-    data = codec.compress(photo(64, 64), quality=80, model=tiny_model)
+    data = api.compress(photo(64, 64), quality=80, model=tiny_model)
     file = container.unpack(data)
     payload = bytearray(file.segments[1])
     payload[len(payload) // 2] ^= 16
     forged = container.pack(dataclasses.replace(file, segments=(file.segments[0], bytes(payload), *file.segments[2:])))
     with pytest.raises(FormatError, match="checksum|damaged"):
-        codec.decompress(forged, model=tiny_model)
+        api.decompress(forged, model=tiny_model)
     with pytest.raises(FormatError):
-        codec.verify(forged, model=tiny_model)
-    codec.verify(data, model=tiny_model)
+        api.verify(forged, model=tiny_model)
+    api.verify(data, model=tiny_model)
 
 
 def test_pixel_limit_holds_before_anything_is_decoded(tiny_model):
-    data = codec.compress(photo(64, 64), model=tiny_model)
+    data = api.compress(photo(64, 64), model=tiny_model)
     with pytest.raises(LimitError):
-        codec.decompress(data, model=tiny_model, max_pixels=4095)
+        api.decompress(data, model=tiny_model, max_pixels=4095)
 
 
 def test_wrong_number_of_segments_is_refused(tiny_model):
-    file = container.unpack(codec.compress(photo(32, 32), model=tiny_model))
+    file = container.unpack(api.compress(photo(32, 32), model=tiny_model))
     forged = container.pack(dataclasses.replace(file, segments=file.segments[:-1]))
     with pytest.raises(FormatError, match="segments"):
-        codec.decompress(forged, model=tiny_model)
+        api.decompress(forged, model=tiny_model)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from looc_codec import container as c
-from looc_codec.container import Chunk, Colour, Container, looks_like_looc, overhead_bytes, pack, read_header, unpack
+from looc_codec.format import container as c
+from looc_codec.format.container import Chunk, Colour, Container, looks_like_looc, overhead_bytes, pack, read_header, unpack
 from looc_codec.errors import (
     DamagedError,
     FormatError,

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from test_codec import photo
 
-from looc_codec import codec, container
+from looc_codec import api
+from looc_codec.format import container
 from looc_codec.errors import FormatError, LoocError, ModelError
 
 
 @pytest.fixture(scope="module")
 def data(tiny_model):
-    return codec.compress(photo(24, 20), quality=30, model=tiny_model)
+    return api.compress(photo(24, 20), quality=30, model=tiny_model)
 
 
 def test_every_flipped_bit_and_every_cut_is_refused(tiny_model, data):
@@ -24,11 +25,11 @@ def test_every_flipped_bit_and_every_cut_is_refused(tiny_model, data):
             damaged = bytearray(data)
             damaged[position] ^= bit
             with pytest.raises(LoocError):
-                codec.decompress(bytes(damaged), model=tiny_model)
+                api.decompress(bytes(damaged), model=tiny_model)
         with pytest.raises(FormatError):
-            codec.decompress(data[:position], model=tiny_model)
+            api.decompress(data[:position], model=tiny_model)
     with pytest.raises(FormatError):
-        codec.decompress(data + b"\0", model=tiny_model)
+        api.decompress(data + b"\0", model=tiny_model)
 
 
 def test_random_payloads_with_valid_checksums_are_refused(tiny_model, data):
@@ -38,7 +39,7 @@ def test_random_payloads_with_valid_checksums_are_refused(tiny_model, data):
         segments = tuple(generator.bytes(int(generator.integers(0, 60))) for _ in file.segments)
         forged = container.pack(dataclasses.replace(file, segments=segments))
         with pytest.raises(LoocError):
-            codec.decompress(forged, model=tiny_model)
+            api.decompress(forged, model=tiny_model)
 
 
 def test_random_bytes_are_refused(tiny_model):
@@ -46,7 +47,7 @@ def test_random_bytes_are_refused(tiny_model):
     for length in [*range(0, 64), 200, 5000]:
         for prefix in (b"", container.MAGIC, container.MAGIC + b"\x13"):
             with pytest.raises(FormatError):
-                codec.decompress(prefix + generator.bytes(length), model=tiny_model)
+                api.decompress(prefix + generator.bytes(length), model=tiny_model)
 
 
 def test_huge_claims_allocate_nothing(tiny_model, data):
@@ -55,7 +56,7 @@ def test_huge_claims_allocate_nothing(tiny_model, data):
     tracemalloc.start()
     try:
         with pytest.raises(FormatError):
-            codec.decompress(huge, model=tiny_model)
+            api.decompress(huge, model=tiny_model)
         assert tracemalloc.get_traced_memory()[1] < 2_000_000
     finally:
         tracemalloc.stop()
@@ -65,4 +66,4 @@ def test_other_model_is_named(tiny_model, data):
     file = container.unpack(data)
     other = container.pack(dataclasses.replace(file, fingerprint=bytes(8)))
     with pytest.raises(ModelError, match="0000000000000000"):
-        codec.decompress(other, model=tiny_model)
+        api.decompress(other, model=tiny_model)

@@ -16,7 +16,8 @@ from PIL import Image
 from test_codec import photo
 from typer.testing import CliRunner
 
-from looc_codec import codec, container, registry
+from looc_codec import api, registry
+from looc_codec.format import container
 from looc_codec.cli import app
 from looc_codec.pillow_plugin import MIME_TYPE
 
@@ -28,7 +29,7 @@ def looc_file(tiny_model, tiny_model_file, tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(registry, "model_folders", lambda: [tiny_model_file.parent])
     rgba = np.dstack([photo(90, 40), np.full((40, 90), 128, np.uint8)])
     path = tmp_path / "a picture.looc"
-    path.write_bytes(codec.compress(Image.fromarray(rgba), quality=60, model=tiny_model))
+    path.write_bytes(api.compress(Image.fromarray(rgba), quality=60, model=tiny_model))
     return path
 
 

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
+from conftest import encoder_of, tiny_config
 from PIL import Image
 from test_cli import run, tiny_installed  # noqa: F401
 from test_codec import photo
 
-from looc_codec import codec, rate_control, refine
+from looc_codec import api, effort as refinement
+from looc_codec.codec.model import CodecModel
+from looc_codec.codec.rate_control import Target
 from looc_codec.errors import ImageError
 from looc_codec.images import Picture
 
 
 def cost(data: bytes, rgb: np.ndarray, quality: int, model) -> float:
-    return refine.lagrangian_cost(len(data), rgb, np.asarray(codec.decompress(data, model=model).convert("RGB")), quality, model.config)
+    return refinement.lagrangian_cost(len(data), rgb, np.asarray(api.decompress(data, model=model).convert("RGB")), quality, model.config)
 
 
 @pytest.mark.parametrize("quality", [1, 30, 60, 100])
 @pytest.mark.parametrize("size", [(1, 1), (70, 50), (129, 33)])
 def test_effort_never_costs_more(tiny_model, quality, size):
     rgb = photo(*size)
-    plain = codec.compress(rgb, quality=quality, model=tiny_model)
-    costs = [cost(codec.compress(rgb, quality=quality, model=tiny_model, effort=effort), rgb, quality, tiny_model) for effort in range(3)]
-    assert codec.compress(rgb, quality=quality, model=tiny_model, effort=0) == plain
+    plain = api.compress(rgb, quality=quality, model=tiny_model)
+    costs = [cost(api.compress(rgb, quality=quality, model=tiny_model, effort=effort), rgb, quality, tiny_model) for effort in range(3)]
+    assert api.compress(rgb, quality=quality, model=tiny_model, effort=0) == plain
     assert costs == sorted(costs, reverse=True)
 
 
@@ -35,25 +37,25 @@ def test_effort_gains_with_the_shipped_weights():
     from skimage.data import astronaut
 
     rgb = np.ascontiguousarray(astronaut()[:192, 130:322, :3])
-    model = codec.load_model()
-    costs = [cost(codec.compress(rgb, quality=30, model=model, effort=effort), rgb, 30, model) for effort in (0, 1, 2)]
+    model = api.load_model()
+    costs = [cost(api.compress(rgb, quality=30, model=model, effort=effort), rgb, 30, model) for effort in (0, 1, 2)]
     assert costs[1] < 0.997 * costs[0] and costs[2] < 0.995 * costs[0]
 
 
 def test_effort_serves_the_metric_of_the_model(tiny_model_file):
     """By structure where a picture is large enough for it, by squared error elsewhere."""
-    model = codec.load_model(tiny_model_file)
-    model = copy.copy(model)
-    model.config = dataclasses.replace(model.config, metric="ms-ssim")
+    model = api.load_model(tiny_model_file)
+    config = dataclasses.replace(model.config, metric="ms-ssim")
+    model = CodecModel(config, dict(model.core), dict(model.transforms), dict(model.shapes), dict(model.graphs))
     large, small = photo(200, 170), photo(200, 100)
     for rgb in (large, small):
-        costs = [cost(codec.compress(rgb, quality=40, model=model, effort=effort), rgb, 40, model) for effort in range(3)]
+        costs = [cost(api.compress(rgb, quality=40, model=model, effort=effort), rgb, 40, model) for effort in range(3)]
         assert costs == sorted(costs, reverse=True)
-    decoded = np.asarray(codec.decompress(codec.compress(large, quality=40, model=model), model=model).convert("RGB"))
-    by_structure, by_error = (refine.lagrangian_cost(0, large, decoded, 40, dataclasses.replace(model.config, metric=metric)) for metric in ("ms-ssim", "mse"))
+    decoded = np.asarray(api.decompress(api.compress(large, quality=40, model=model), model=model).convert("RGB"))
+    by_structure, by_error = (refinement.lagrangian_cost(0, large, decoded, 40, dataclasses.replace(model.config, metric=metric)) for metric in ("ms-ssim", "mse"))
     assert by_structure != pytest.approx(by_error, rel=0.05)
-    decoded = np.asarray(codec.decompress(codec.compress(small, quality=40, model=model), model=model).convert("RGB"))
-    by_structure, by_error = (refine.lagrangian_cost(0, small, decoded, 40, dataclasses.replace(model.config, metric=metric)) for metric in ("ms-ssim", "mse"))
+    decoded = np.asarray(api.decompress(api.compress(small, quality=40, model=model), model=model).convert("RGB"))
+    by_structure, by_error = (refinement.lagrangian_cost(0, small, decoded, 40, dataclasses.replace(model.config, metric=metric)) for metric in ("ms-ssim", "mse"))
     assert by_structure == pytest.approx(by_error, rel=1e-4)
 
 
@@ -63,74 +65,80 @@ def test_effort_of_the_shipped_structure_model_gains_structure():
     from looc_codec import metrics
 
     rgb = np.ascontiguousarray(astronaut()[:192, 130:322, :3])
-    plain, refined = (codec.compress(rgb, quality=30, model="photo-ssim", effort=effort) for effort in (0, 1))
-    similar = [1 - metrics.ms_ssim(rgb, np.asarray(codec.decompress(data).convert("RGB"))) for data in (plain, refined)]
+    plain, refined = (api.compress(rgb, quality=30, model="photo-ssim", effort=effort) for effort in (0, 1))
+    similar = [1 - metrics.ms_ssim(rgb, np.asarray(api.decompress(data).convert("RGB"))) for data in (plain, refined)]
     assert similar[1] < 0.97 * similar[0] and len(refined) < 1.04 * len(plain)
 
 
 def test_grey_pictures_are_refined_as_grey(tiny_model):
     plane = np.ascontiguousarray(photo(80, 60)[..., 0])
     rgb = np.repeat(plane[..., None], 3, 2)
-    before, after = (cost(codec.compress(Image.fromarray(plane), quality=60, model=tiny_model, effort=effort), rgb, 60, tiny_model) for effort in (0, 2))
+    before, after = (cost(api.compress(Image.fromarray(plane), quality=60, model=tiny_model, effort=effort), rgb, 60, tiny_model) for effort in (0, 2))
     assert after <= before
 
 
 def test_correction_of_tiles_is_that_of_the_whole(tiny_model):
     rgb = photo(230, 150)
-    latent_hat = codec.encode_latent(codec.analyse(rgb, 60, tiny_model), 60, tiny_model)[2]
-    halo = codec.synthesis_halo(tiny_model.config.synthesis_blocks)
-    whole, tiled = (refine.decode_with_correction(latent_hat, rgb, 60, tiny_model, halo, False, tile=tile) for tile in (100, 4))
+    encoder, refine = encoder_of(tiny_model), refinement.Refinement(tiny_model, 1, 2)
+    coding = encoder.encode_latent(encoder.transforms.analyse(rgb, 60), 60)
+    whole, tiled = (refine.decode_with_correction(coding, rgb, side=side) for side in (100, 4))
     assert np.abs(whole[0].astype(int) - tiled[0]).max() <= 1
-    assert np.abs(whole[0].astype(int) - codec.synthesise(latent_hat, rgb.shape[:2], 60, tiny_model)).max() <= 1
+    assert np.abs(whole[0].astype(int) - encoder.transforms.synthesise(coding.latent, rgb.shape[:2], 60)).max() <= 1
     assert (whole[1] - tiled[1]).abs().max() < 0.02 * whole[1].abs().max()
 
 
 def test_correction_of_an_orthonormal_transform_is_the_error_of_the_latent():
     """Without branches a fresh pair is the DCT, whose corrected target is the analysed latent itself."""
-    from conftest import tiny_config
+    from looc_codec.networks.model import LoocModel
+    from looc_codec.training.codes import CodeFitter
+    from looc_codec.training.export import export
 
-    from looc_codec.model import LoocModel
-
-    model = LoocModel(tiny_config(channels=768, groups=(256, 512), analysis_blocks=(0, 0), synthesis_blocks=(0, 0, 0))).eval().requires_grad_(False)
+    config = tiny_config(channels=768, groups=(256, 512), analysis_blocks=(0, 0), synthesis_blocks=(0, 0, 0))
+    trainable = LoocModel(config).requires_grad_(False)
+    CodeFitter(trainable).start()
+    model = export(trainable)
+    encoder, refine = encoder_of(model), refinement.Refinement(model, 1, 2)
+    # Stored kernels are rounded to 12 bits; these are not.
+    refine.synthesis = trainable.synthesis
     rgb = photo(64, 48)
-    latent = codec.analyse(rgb, 50, model)
-    latent_hat = (latent * 4).round().int() * 4
-    _, correction, _ = refine.decode_with_correction(latent_hat, rgb, 50, model, 4, False)
-    assert (latent_hat.float() / 16 - correction - latent).abs().max() < 1e-3
+    latent = trainable.analysis(torch.from_numpy(rgb).permute(2, 0, 1)[None].float(), torch.tensor([50.0]))[0].numpy()
+    coding = dataclasses.replace(encoder.encode_latent(latent, 50), latent=(np.round(latent * 4) * 4).astype(np.int16))
+    _, correction, _ = refine.decode_with_correction(coding, rgb)
+    assert np.abs(coding.latent / 16 - correction.numpy() - latent).max() < 1e-3
 
 
 def test_descent_leaves_what_rounding_explains():
     """A correction that is a multiple of the own error moves a latent by a tenth of that error at most, one that is not by all of it over the slope."""
     error = torch.randn(4, 20, 30, generator=torch.Generator().manual_seed(0))
     slope = torch.tensor([0.3, 0.5, 0.8, 1.0])[:, None, None]
-    moved = refine.descent(error, slope * error)
+    moved = refinement.descent(error, slope * error)
     assert (moved - 0.1 * error).abs().max() < 0.1 * error.abs().max()
     other = torch.randn(4, 20, 30, generator=torch.Generator().manual_seed(1))
     other -= (other * error).sum((1, 2), keepdim=True) / error.square().sum((1, 2), keepdim=True) * error
-    torch.testing.assert_close(refine.descent(error, slope * error + other) - moved, refine.descent(torch.zeros_like(error), other) * 0.5 / slope, rtol=0.1, atol=0.1)
+    torch.testing.assert_close(refinement.descent(error, slope * error + other) - moved, refinement.descent(torch.zeros_like(error), other) * 0.5 / slope, rtol=0.1, atol=0.1)
 
 
 def test_nothing_to_correct_moves_nothing():
     still = torch.zeros(3, 2, 2)
-    assert torch.equal(refine.descent(still, still), still)
+    assert torch.equal(refinement.descent(still, still), still)
 
 
 @pytest.mark.parametrize("effort", [-1, 4, 1.5, "2", None])
 def test_wrong_effort_is_refused(tiny_model, effort):
     with pytest.raises(ImageError, match="effort"):
-        codec.compress(photo(20, 20), model=tiny_model, effort=effort)
+        api.compress(photo(20, 20), model=tiny_model, effort=effort)
 
 
 def test_rate_control_takes_effort(tiny_model):
     picture = Picture(rgb=photo(90, 70))
-    trial = rate_control.compress_to_size(picture, 700, model=tiny_model, effort=1)
+    trial = api.compress_picture(picture, target=Target("size", 700), model=tiny_model, effort=1)
     assert len(trial.data) <= 700
-    assert codec.decompress(trial.data, model=tiny_model).size == (90, 70)
+    assert api.decompress(trial.data, model=tiny_model).size == (90, 70)
 
 
 def test_the_command_takes_effort(tmp_path, tiny_installed):  # noqa: F811
     source, packed = tmp_path / "a.png", tmp_path / "a.looc"
     Image.fromarray(photo(70, 50)).save(source)
     assert run("compress", source, "-o", packed, "-m", tiny_installed, "--effort", 2).exit_code == 0
-    assert packed.read_bytes() == codec.compress(Image.open(source), model=tiny_installed, effort=2)
+    assert packed.read_bytes() == api.compress(Image.open(source), model=tiny_installed, effort=2)
     assert run("compress", source, "-m", tiny_installed, "--effort", 4).exit_code == 2

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from looc_codec.entropy import CodeChecksum, SegmentDecoder, SegmentEncoder, TableBank, runs_of, sorted_by
 from looc_codec.errors import FormatError
+from looc_codec.format.entropy import SHORT_RUN, CodeChecksum, SegmentDecoder, SegmentEncoder, TableBank, long_runs, sorted_by
 
 
 def bank_of(rows: int, size: int, seed: int = 0) -> tuple[TableBank, np.ndarray]:
@@ -64,14 +64,21 @@ def test_runs_are_in_ascending_row_order_and_stable():
     rows = np.array([3, 1, 3, 1, 0])
     order = sorted_by(rows)
     assert order.tolist() == [4, 1, 3, 0, 2]
-    assert runs_of(rows[order]) == [(0, 0, 1), (1, 1, 3), (3, 3, 5)]
+    assert rows[order].tolist() == [0, 1, 1, 3, 3]
+
+
+def test_only_long_runs_are_coded_at_once():
+    ordered = np.repeat([0, 1, 2, 65536, 70000], [SHORT_RUN, SHORT_RUN + 1, 1, 40, 2])
+    assert long_runs(ordered) == [(SHORT_RUN, 2 * SHORT_RUN + 1), (2 * SHORT_RUN + 2, 2 * SHORT_RUN + 42)]
+    assert long_runs(ordered[:0]) == [] and long_runs(np.zeros(1, np.int64)) == []
+    assert long_runs(np.zeros(SHORT_RUN + 1, np.int64)) == [(0, SHORT_RUN + 1)]
 
 
 def test_rows_beyond_16_bits_are_sorted_as_they_are():
     rows = np.array([65536, 3, 70000, 65535, 3, 65536])
     order = sorted_by(rows)
     assert order.tolist() == [1, 4, 3, 0, 5, 2]
-    assert runs_of(rows[order]) == [(3, 0, 2), (65535, 2, 3), (65536, 3, 5), (70000, 5, 6)]
+    assert rows[order].tolist() == [3, 3, 65535, 65536, 65536, 70000]
 
 
 @given(st.lists(st.integers(0, 700), max_size=8), st.integers(0, 2**32 - 1))
@@ -92,7 +99,7 @@ def test_kinds_are_coded_one_after_the_other(counts, seed):
     for part, part_rows in parts:
         assert np.array_equal(decoder.read(part_rows), part)
         order = part_rows.argsort(kind="stable")
-        assert ascending.read_ascending(part_rows[order]) == part[order].tolist()
+        assert np.array_equal(ascending.read_ascending(part_rows[order]), part[order])
 
 
 def test_bits_of_the_coder_have_not_changed():

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from looc_codec.prior import ACTIVATION_LIMIT, ACTIVATION_ONE, EXPONENT_MIN, WEIGHT_LIMIT, IntegerConv2d, JointIntegers, fitting_exponents
+from looc_codec.networks.prior import ACTIVATION_LIMIT, ACTIVATION_ONE, EXPONENT_MIN, WEIGHT_LIMIT, IntegerConv2d, JointIntegers, fitting_exponents
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from conftest import tiny_config
 
-from looc_codec.transforms import Analysis, ResidualBlock, Synthesis
+from looc_codec.networks.transforms import Analysis, ResidualBlock, Synthesis
 
 fused = pytest.importorskip("looc_codec.training.fused_layers", reason="needs triton", exc_type=ImportError)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import tiny_config
 
-from looc_codec.model import LoocModel
-from looc_codec.prior import JointIntegers
+from looc_codec.networks.model import LoocModel
+from looc_codec.networks.prior import JointIntegers
 from looc_codec.training.codes import CodeFitter
 
 fused_search = pytest.importorskip("looc_codec.training.fused_search", reason="needs triton", exc_type=ImportError)

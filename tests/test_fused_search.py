@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_config
 
-from looc_codec.model import LoocModel
-from looc_codec.quantizers.codebook import FIXED_ONE, SharedCodebook
+from looc_codec.networks.model import LoocModel
+from looc_codec.format.constants import LATENT_ONE
+from looc_codec.format.codes import Codes, CodeTables
+from looc_codec.quantizers.codebook import Digits, SharedCodebook
 from looc_codec.quantizers.units import latent_of, units_of
 from looc_codec.training.codes import CodeFitter, occurrences
 
 LAGRANGIAN = 0.1
+
+
+SIZE = tiny_config().codebook_size
 
 
 @pytest.fixture(scope="module")
@@ -30,42 +36,53 @@ def residuals(fitter: CodeFitter) -> tuple[torch.Tensor, torch.Tensor]:
     """Residuals and log scales `(B, C, h, w)`: most as their rows expect, some far beyond."""
     generator = torch.Generator().manual_seed(1)
     log_scale = torch.randint(-150, 140, (3, 24, 5, 7), generator=generator).float()
-    residual = torch.randn(log_scale.shape, generator=generator) * torch.exp(log_scale / 32) * 1.5 * FIXED_ONE
+    residual = torch.randn(log_scale.shape, generator=generator) * torch.exp(log_scale / 32) * 1.5 * LATENT_ONE
     residual[0, :6] *= 20
     return residual, log_scale
 
 
-def cost(book: SharedCodebook, units, digits, rows):
+def codes_of(every: Digits) -> Codes:
+    """What `pick_all` gives, as the codec has it."""
+    first, second, coarse, fine = (value.numpy().astype(np.int32) for value in (every.first, every.second, every.coarse, every.fine))
+    escaped = second == SIZE
+    return Codes(first[first >= 0], second, coarse[escaped], fine[escaped], np.zeros(len(second), np.uint8))
+
+
+def cost(tables: CodeTables, units: np.ndarray, codes: Codes, rows: np.ndarray) -> np.ndarray:
     """Distortion (steps²) plus LAGRANGIAN times bits of what was picked, `(n,)`."""
-    distortion = (units / FIXED_ONE - book.value(digits, rows).float() / FIXED_ONE).square().sum(1)
-    bits = book.bits_of(rows, digits.second) + torch.where(digits.first >= 0, book.bits_of(book.first_digit_row[rows].clamp_min(0), digits.first.clamp_min(0)), 0.0)
-    escaped = digits.second == len(book.steps)
-    last = torch.full_like(digits.coarse, len(book.bits) - 2)
-    bits[escaped] += book.bits_of(last, digits.coarse) + book.bits_of(last + 1, digits.fine)
+    distortion = np.square(units / LATENT_ONE - tables.value(codes, rows) / LATENT_ONE).sum(1)
+    bits, wide, escaped = tables.bits[rows, codes.second].copy(), tables.digit_factor[rows] > 1, codes.second == tables.size
+    bits[wide] += tables.bits[tables.first_digit_row[rows[wide]], codes.first]
+    bits[escaped] += tables.bits[tables.escape_row, codes.coarse] + tables.bits[tables.escape_row + 1, codes.fine]
     return distortion + LAGRANGIAN * bits
 
 
 def test_all_at_once_is_the_choice_unit_by_unit_without_its_short_cut(fitter):
     book, (residual, log_scale) = fitter.book, residuals(fitter)
     units, rows = units_of(residual, 2), fitter.rows_of(log_scale)
-    one, every = book.pick(units, rows, LAGRANGIAN), book.pick_all(units, rows, LAGRANGIAN)
-    escaped = every.second == len(book.steps)
+    every, tables = book.pick_all(units, rows, LAGRANGIAN), book.tables()
+    one, kept, own_rows = book.search().pick(units.numpy(), rows.numpy(), LAGRANGIAN), codes_of(every), rows.numpy()
+    escaped = every.second == SIZE
     assert escaped.any() and (every.first >= 0).any() and (~escaped & (every.first < 0)).any()
-    same = (book.value(one, rows) == book.value_all(every, rows)).all(1)
+    same = (tables.value(one, own_rows) == book.value_all(every, rows).numpy()).all(1)
     # `pick` keeps a code that is nearest to its cell and its row's cheapest, which a neighbour in the cell may beat.
-    assert same.float().mean() > 0.95
-    kept = type(every)(every.first, every.second, every.coarse[escaped], every.fine[escaped], every.sets)
-    assert torch.equal(book.value(kept, rows), book.value_all(every, rows))
-    direct = (every.first < 0) & (one.first < 0)
-    assert (cost(book, units, kept, rows)[direct] <= cost(book, units, one, rows)[direct] + 1e-4).all()
+    assert same.mean() > 0.95
+    assert np.array_equal(tables.value(kept, own_rows), book.value_all(every, rows).numpy())
+    assert torch.equal(book.quantise(units, rows, LAGRANGIAN), torch.from_numpy(tables.value(one, own_rows)))
+    direct = tables.digit_factor[own_rows] == 1
+    assert (cost(tables, units.numpy(), kept, own_rows)[direct] <= cost(tables, units.numpy(), one, own_rows)[direct] + 1e-4).all()
 
 
 def test_counts_are_the_same_both_ways(fitter, monkeypatch):
     residual, log_scale = residuals(fitter)
-    units, rows = units_of(residual, 2) / FIXED_ONE, fitter.rows_of(log_scale)
+    units, rows = units_of(residual, 2) / LATENT_ONE, fitter.rows_of(log_scale)
     # With codes that both ways pick alike only the counting differs.
-    one, every = (pick(units * FIXED_ONE, rows, fitter.lagrangian) for pick in (fitter.book.pick, fitter.book.pick_all))
-    alike = (one.first == every.first) & (one.second == every.second)
+    every = fitter.book.pick_all(units * LATENT_ONE, rows, fitter.lagrangian)
+    one = fitter.book.search().pick((units * LATENT_ONE).numpy(), rows.numpy(), fitter.lagrangian)
+    first = np.full(len(rows), -1)
+    first[fitter.book.tables().digit_factor[rows.numpy()] > 1] = one.first
+    alike = torch.from_numpy(first == every.first.numpy()) & torch.from_numpy(one.second == every.second.numpy())
+    assert alike.float().mean() > 0.9
     counted = []
     for dense in (False, True):
         monkeypatch.setattr(CodeFitter, "dense", property(lambda self, dense=dense: dense))
@@ -91,7 +108,7 @@ def test_a_new_fit_keeps_its_tensors_where_a_recorded_step_reads_them(fitter):
     book.set_codevectors(moved)
     book.set_tables(torch.ones(book.frequencies.shape))
     assert {name: getattr(book, name).data_ptr() for name in names} == places
-    torch.testing.assert_close(book.steps, moved, atol=0.5 / FIXED_ONE, rtol=0)
+    torch.testing.assert_close(book.steps, moved, atol=0.5 / LATENT_ONE, rtol=0)
 
 
 def test_the_kernel_gives_the_same_values(fitter):

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from conftest import build_tiny_model
+from conftest import build_tiny_model, decoder_of
 from test_codec import photo
 
-from looc_codec import codec, container
+from looc_codec import api
+from looc_codec.codec.model import read_model, write_model
+from looc_codec.format import container
 from looc_codec.metrics import psnr_db
-from looc_codec.model import load_model, save_model
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = {
@@ -35,9 +35,9 @@ def model_name(case: str) -> str:
 
 def codes_of(data: bytes, model) -> str:
     file = container.unpack(data)
-    latent_hat, details = codec.decode_codes(file, model)
-    latent_hat = latent_hat if details is None else torch.cat([latent_hat, details])
-    return hashlib.sha256(latent_hat.numpy().astype("<i4").tobytes()).hexdigest()
+    coding = decoder_of(model).decode(file)
+    parts = [part for part in (coding.latent, coding.details) if part is not None]
+    return hashlib.sha256(np.concatenate(parts).astype("<i4").tobytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +46,15 @@ def golden(request):
     if request.config.getoption("--regenerate-golden"):
         GOLDEN.mkdir(exist_ok=True)
         for name, changes in MODELS.items():
-            save_model(build_tiny_model(**changes), GOLDEN / f"{name}.safetensors")
+            write_model(build_tiny_model(**changes), GOLDEN / f"{name}.safetensors")
         expected = {}
         for name, (width, height, quality) in CASES.items():
-            model = load_model(GOLDEN / f"{model_name(name)}.safetensors")
-            data = codec.compress(photo(width, height), quality=quality, model=model)
+            model = read_model(GOLDEN / f"{model_name(name)}.safetensors")
+            data = api.compress(photo(width, height), quality=quality, model=model)
             (GOLDEN / f"{name}.looc").write_bytes(data)
             expected[name] = codes_of(data, model)
         (GOLDEN / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
-    return {name: load_model(GOLDEN / f"{name}.safetensors") for name in MODELS}, json.loads((GOLDEN / "expected.json").read_text())
+    return {name: read_model(GOLDEN / f"{name}.safetensors") for name in MODELS}, json.loads((GOLDEN / "expected.json").read_text())
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -64,7 +64,7 @@ def test_stored_file_decodes_to_the_stored_codes(golden, name):
     data = (GOLDEN / f"{name}.looc").read_bytes()
     assert codes_of(data, model) == expected[name]
     width, height, _ = CASES[name]
-    back = codec.decompress(data, model=model)
+    back = api.decompress(data, model=model)
     assert back.size == (width, height)
 
 
@@ -72,12 +72,12 @@ def test_the_stored_filter_still_brings_the_picture_closer(golden):
     """By 1.3 dB when it was written."""
     model = golden[0]["looc-golden"]
     file = container.unpack((GOLDEN / "v1-150x101-q60-filter.looc").read_bytes())
-    pictures = (np.asarray(codec.decompress(container.pack(each), model=model)) for each in (file, dataclasses.replace(file, filter=b"")))
+    pictures = (np.asarray(api.decompress(container.pack(each), model=model)) for each in (file, dataclasses.replace(file, filter=b"")))
     filtered, bare = (psnr_db(photo(150, 101), picture) for picture in pictures)
     assert file.filter and filtered > bare + 1
 
 
 def test_stored_pictures_still_look_like_the_original(golden):
     model = golden[0]["looc-golden"]
-    back = codec.decompress((GOLDEN / "v1-70x50-q90.looc").read_bytes(), model=model)
+    back = api.decompress((GOLDEN / "v1-70x50-q90.looc").read_bytes(), model=model)
     assert psnr_db(photo(70, 50), np.asarray(back)) > 15

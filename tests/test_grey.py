@@ -6,11 +6,17 @@ import io
 
 import numpy as np
 import pytest
+from conftest import encoder_of
 from PIL import Image
 from test_codec import photo
 
-from looc_codec import codec, images, rate_control
-from looc_codec.container import Colour, read_header
+from looc_codec import api, images
+from looc_codec.codec.prior import traverse
+from looc_codec.codec.rate_control import Target
+from looc_codec.codec.search import ENCODER_LAMBDA
+from looc_codec.codec.tiles import Tile
+from looc_codec.format.container import Colour, read_header
+from looc_codec.format.order import units_of
 from looc_codec.metrics import psnr_db
 
 
@@ -31,36 +37,37 @@ def picture_of(mode: str) -> Image.Image:
 @pytest.mark.parametrize(("mode", "restored"), [("1", "L"), ("L", "L"), ("LA", "LA"), ("I;16", "L"), ("I", "L"), ("RGB", "RGB"), ("RGBA", "RGBA"), ("P", "RGB")])
 def test_mode_follows_the_input_and_colour_never_appears(tiny_model, mode, restored):
     source = picture_of("LA").convert("RGBA") if mode == "RGBA" else picture_of(mode)
-    data = codec.compress(source, quality=40, model=tiny_model)
+    data = api.compress(source, quality=40, model=tiny_model)
     assert read_header(data).colour == (Colour.GREY if restored in ("L", "LA") else Colour.GREY_AS_RGB)
-    back = codec.decompress(data, model=tiny_model)
+    back = api.decompress(data, model=tiny_model)
     assert back.mode == restored
     planes = np.asarray(back.convert("RGB"))
     assert (planes == planes[..., :1]).all()
 
 
 def test_grey_costs_no_more_than_the_same_content_as_rgb(tiny_model):
-    as_grey = codec.compress(Image.fromarray(grey()), quality=60, model=tiny_model)
-    as_rgb = codec.compress(Image.fromarray(grey()).convert("RGB"), quality=60, model=tiny_model)
+    as_grey = api.compress(Image.fromarray(grey()), quality=60, model=tiny_model)
+    as_rgb = api.compress(Image.fromarray(grey()).convert("RGB"), quality=60, model=tiny_model)
     assert len(as_grey) == len(as_rgb)
 
 
 def test_grey_is_the_mean_of_the_planes_before_rounding(tiny_model):
     plane = grey(64, 48)
     rgb = np.repeat(plane[..., None], 3, 2)
-    _, _, latent_hat = codec.encode_latent(codec.analyse(rgb, 50, tiny_model), 50, tiny_model)
-    restored = codec.synthesise(latent_hat, plane.shape, 50, tiny_model, grey=True)
-    exact = tiny_model.synthesis(latent_hat[None].float() / 16, codec.torch.tensor([50.0]))[0].mean(0).numpy()
+    encoder = encoder_of(tiny_model)
+    latent, whole = encoder.encode_latent(encoder.transforms.analyse(rgb, 50), 50).latent, Tile(0, 3, 0, 4)
+    restored = encoder.transforms.synthesise(latent, plane.shape, 50, grey=True)
+    exact = encoder.transforms.pixels_of(latent, whole, 50, context=False).pixels.mean(0)
     assert np.array_equal(restored[..., 0], np.rint(exact).clip(0, 255).astype(np.uint8))
-    coloured = codec.synthesise(latent_hat, plane.shape, 50, tiny_model)
+    coloured = encoder.transforms.synthesise(latent, plane.shape, 50)
     assert psnr_db(rgb, restored) >= psnr_db(rgb, coloured)
 
 
 def test_one_coloured_pixel_makes_a_colour_picture(tiny_model):
     rgb = np.repeat(grey()[..., None], 3, 2)
     rgb[3, 4, 2] ^= 1
-    data = codec.compress(rgb, model=tiny_model)
-    assert read_header(data).colour == Colour.RGB and codec.decompress(data, model=tiny_model).mode == "RGB"
+    data = api.compress(rgb, model=tiny_model)
+    assert read_header(data).colour == Colour.RGB and api.decompress(data, model=tiny_model).mode == "RGB"
 
 
 def test_a_grey_file_with_a_profile_for_rgb_is_restored_as_rgb(tiny_model):
@@ -68,7 +75,7 @@ def test_a_grey_file_with_a_profile_for_rgb_is_restored_as_rgb(tiny_model):
 
     source = Image.fromarray(grey())
     source.info["icc_profile"] = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    back = codec.decompress(codec.compress(source, model=tiny_model), model=tiny_model)
+    back = api.decompress(api.compress(source, model=tiny_model), model=tiny_model)
     assert back.mode == "RGB" and back.info["icc_profile"]
     assert np.array_equal(np.asarray(back)[..., 0], np.asarray(back)[..., 2])
 
@@ -92,8 +99,8 @@ def test_every_format_takes_grey(suffix, mode):
 
 def test_rate_control_measures_the_grey_picture(tiny_model):
     picture = images.picture_from_pillow(Image.fromarray(grey()))
-    trial = rate_control.compress_to_psnr(picture, 24.0, model=tiny_model)
-    restored = np.asarray(codec.decompress(trial.data, model=tiny_model))
+    trial = api.compress_picture(picture, target=Target("psnr", 24.0), model=tiny_model)
+    restored = np.asarray(api.decompress(trial.data, model=tiny_model))
     assert trial.psnr_db == pytest.approx(psnr_db(picture.rgb[..., 0], restored))
 
 
@@ -103,45 +110,37 @@ def test_pillow_plugin_opens_grey_as_grey(tiny_model_file, tmp_path, monkeypatch
     monkeypatch.setenv("LOOC_MODELS", str(tiny_model_file.parent))
     for mode in ("L", "LA"):
         path = tmp_path / f"{mode}.looc"
-        path.write_bytes(codec.compress(picture_of(mode), model=tiny_model_file))
+        path.write_bytes(api.compress(picture_of(mode), model=tiny_model_file))
         with Image.open(path) as image:
             assert image.mode == mode
-            assert np.array_equal(np.asarray(image), np.asarray(codec.decompress(path.read_bytes())))
+            assert np.array_equal(np.asarray(image), np.asarray(api.decompress(path.read_bytes())))
 
 
 def test_chroma_of_a_grey_picture_is_nearly_free_with_the_shipped_weights():
     """Units of two chroma channels, all of them together, take less than a thousandth of the file."""
     from skimage.data import camera
 
-    model = codec.load_model()
-    linear = model.synthesis.linear
-    luma_share = linear.sum(1).square().sum((1, 2)) / 3 / linear.square().sum((1, 2, 3))
-    chroma = (luma_share.view(-1, model.config.codevector_dim) < 0.5).all(1)
+    model = api.load_model()
+    linear, dim = model.tensor("synthesis.linear"), model.config.codevector_dim
+    luma_share = np.square(linear.sum(1)).sum((1, 2)) / 3 / np.square(linear).sum((1, 2, 3))
+    chroma = (luma_share.reshape(-1, dim) < 0.5).all(1)
     assert 0 < int(chroma.sum())
     plane = np.ascontiguousarray(camera()[100:356, 100:356])
-    latent = codec.analyse(np.repeat(plane[..., None], 3, 2), 50, model)
-    book, bits = model.codebook, []
-    symbols = book.symbols
+    encoder, tables, bits = encoder_of(model), model.tables, []
+    latent = encoder.transforms.analyse(np.repeat(plane[..., None], 3, 2), 50)
 
-    def counting(digits, rows):
-        cost = book.bits[rows, digits.second].double()
-        wide = digits.first >= 0
-        cost[wide] += book.bits[book.first_digit_row[rows[wide]], digits.first[wide]]
-        bits.append(cost)
-        return symbols(digits, rows)
+    def code(step, rows, mean):
+        codes = model.search.pick(units_of(step.take(latent), dim) * 16 - mean, rows, ENCODER_LAMBDA)
+        cost = tables.bits[rows, codes.second].astype(float)
+        wide = tables.digit_factor[rows] > 1
+        cost[wide] += tables.bits[tables.first_digit_row[rows[wide]], codes.first]
+        bits.append((step.first // dim, cost))
+        return mean + tables.value(codes, rows)
 
-    book.symbols = counting
-    try:
-        codec.encode_latent(latent, 50, model)
-    finally:
-        del book.symbols
-    # The levels of each group, 5 in the first, 2 in the others; units before positions.
-    spent, step, before = 0.0, 0, 0
-    for index, group in enumerate(model.config.groups):
-        units = chroma[before // 2 : (before + group) // 2]
-        for _ in range(5 if index == 0 else 2):
-            spent += float(bits[step].view(len(units), -1)[units].sum())
-            step += 1
-        before += group
-    assert step == len(bits)
-    assert spent < 0.001 * float(sum(part.sum() for part in bits))
+    traverse(model, encoder.engine, *latent.shape[1:], 50, code)
+    spent = 0.0
+    for first, cost in bits:
+        # Units before positions.
+        units = chroma[first:][: model.config.groups[[0, *np.cumsum(model.config.groups)].index(first * dim)] // dim]
+        spent += float(cost.reshape(len(units), -1)[units].sum())
+    assert spent < 0.001 * float(sum(cost.sum() for _, cost in bits))

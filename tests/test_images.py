@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin
 
-from looc_codec import images
-from looc_codec.container import Chunk
+from looc_codec.format.container import Chunk
 from looc_codec.errors import FormatError, ImageError, OutputError
 from looc_codec.images import (
     Picture,

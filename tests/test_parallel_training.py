@@ -14,7 +14,7 @@ from conftest import tiny_config
 from PIL import Image
 from test_codec import photo
 
-from looc_codec.model import load_model
+from looc_codec.codec.model import read_model
 from looc_codec.training.parallel import Processes
 
 WORKER = """
@@ -75,5 +75,5 @@ def test_two_processes_train_one_model(tmp_path, stage):
     # Each step sees two crops in each of two processes, and only the first process speaks.
     assert len(trained) == 1 and trained[0]["pictures"] == 50 * 2 * 2
     assert np.isfinite(trained[0]["loss"])
-    assert load_model(out / "weights.safetensors").config == tiny_config()
+    assert read_model(out / "weights.safetensors").config == tiny_config()
     assert {path.name for path in out.iterdir()} >= {"checkpoint.safetensors", "log.csv", "validation.csv", "samples.png"}

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 import looc_codec.pillow_plugin  # noqa: F401 - registers the format
-from looc_codec import codec, images
-from looc_codec.container import Container, pack
+from looc_codec import api, images
+from looc_codec.format.container import Container, pack
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -44,12 +44,12 @@ def tiny_installed(tiny_model_file, monkeypatch) -> str:
 @pytest.fixture
 def model(tiny_installed):
     """The installed model: as stored, in half precision, unlike the one that it was saved from."""
-    return codec.load_model(tiny_installed)
+    return api.load_model(tiny_installed)
 
 
 @pytest.fixture
 def data(model) -> bytes:
-    return codec.compress(photo(), quality=40, model=model)
+    return api.compress(photo(), quality=40, model=model)
 
 
 # --- opening and loading -----------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def test_open_shows_what_the_header_says(data, model, tmp_path):
 
 def test_pixels_are_those_of_the_decoder(data, model):
     with Image.open(io.BytesIO(data)) as image:
-        assert np.array_equal(np.asarray(image), np.asarray(codec.decompress(data, model=model)))
+        assert np.array_equal(np.asarray(image), np.asarray(api.decompress(data, model=model)))
 
 
 def test_open_reads_the_header_only():
@@ -85,14 +85,14 @@ def test_open_reads_the_header_only():
     assert file.count < 10_000
 
 
-def test_torch_waits_until_pixels_are_needed(data, tmp_path):
+def test_the_codec_waits_until_pixels_are_needed(data, tmp_path):
     path = tmp_path / "a.looc"
     path.write_bytes(data)
     code = (
         "import sys; from PIL import Image; import looc_codec.pillow_plugin\n"
         f"image = Image.open({str(path)!r}); image.info, image.size, image.getexif()\n"
-        "assert 'torch' not in sys.modules and 'constriction' not in sys.modules\n"
-        "image.load()\nassert 'torch' in sys.modules"
+        "assert 'onnxruntime' not in sys.modules and 'constriction' not in sys.modules\n"
+        "image.load()\nassert 'onnxruntime' in sys.modules and 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -141,13 +141,13 @@ def test_many_threads(data):
 def test_save_by_extension_and_by_format(tiny_installed, model, tmp_path):
     path = tmp_path / "a.looc"
     photo().save(path, quality=33, model=tiny_installed)
-    assert path.read_bytes() == codec.compress(photo(), quality=33, model=model)
+    assert path.read_bytes() == api.compress(photo(), quality=33, model=model)
     stream = io.BytesIO()
     photo().save(stream, "LOOC", quality=33, model=tiny_installed)
     assert stream.getvalue() == path.read_bytes()
     stream = io.BytesIO()
     photo().save(stream, "LOOC", model=tiny_installed)
-    assert stream.getvalue() == codec.compress(photo(), quality=50, model=model)
+    assert stream.getvalue() == api.compress(photo(), quality=50, model=model)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])
@@ -268,7 +268,7 @@ def test_verify_accepts_a_whole_file(data):
 
 def test_damaged_metadata_is_left_out_on_open_and_reported_on_load(model):
     picture = images.picture_from_pillow(photo())
-    whole = codec.compress_picture(images.Picture(rgb=picture.rgb, icc=ICC, exif=b"II*\0" + bytes(40)), quality=40, model=model)
+    whole = api.compress_picture(images.Picture(rgb=picture.rgb, icc=ICC, exif=b"II*\0" + bytes(40)), quality=40, model=model).data
     position = whole.index(ICC) + 200
     damaged = whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :]
     image = Image.open(io.BytesIO(damaged))
@@ -296,3 +296,62 @@ def test_huge_claims_cost_nothing():
     claim = pack(Container(2**29, 2**29, 50, b"\x07" * 8, (b"abc",), 5))
     with pytest.raises(Image.DecompressionBombError):
         Image.open(io.BytesIO(claim))
+
+
+# --- options of saving, and small pictures -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimize": True}, {"lossless": True}, {"Quality": 50}, {"device": "cpu"},
+        {"quality": -1}, {"quality": 101}, {"quality": True}, {"effort": 4}, {"effort": -1}, {"effort": 0.5}, {"effort": "1"},
+        {"target_size": "many"}, {"target_size": 0}, {"target_bpp": -1.0}, {"target_psnr": float("nan")}, {"target_size": 900, "target_bpp": 1.0},
+        {"threads": 0}, {"threads": -1}, {"threads": 10**6}, {"threads": "2"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_unknown_and_wrong_options_are_value_errors_and_leave_no_file(options, tiny_installed, tmp_path):
+    path = tmp_path / "a.looc"
+    with pytest.raises(ValueError, match=next(iter(options)).partition("_")[0]) as caught:
+        photo().save(path, model=tiny_installed, **options)
+    assert not path.exists() and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "shrink"), [((70, 50), 1), ((36, 20), 1), ((35, 25), 2), ((17, 12), 4), ((8, 6), 8), ((5, 3), 8), ((4, 3), 16), ((1, 1), 16)]
+)
+def test_a_draft_is_the_small_picture_of_the_decoder(data, model, asked, shrink):
+    with Image.open(io.BytesIO(data)) as image:
+        found = image.draft("RGB", asked)
+        expected = api.decompress(data, model=model, scale=1 / shrink)
+        assert found == (None if shrink == 1 else ("RGB", (0, 0, 70 / shrink, 50 / shrink)))
+        assert image.size == expected.size and image.size[0] >= asked[0] and image.size[1] >= asked[1]
+        assert np.array_equal(np.asarray(image), np.asarray(expected))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA"])
+def test_a_draft_keeps_the_mode(mode, tiny_installed):
+    stream, image = io.BytesIO(), photo().convert(mode)
+    if mode.endswith("A"):
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.save(stream, "LOOC", model=tiny_installed)
+    with Image.open(stream) as image:
+        assert image.draft("RGB", (8, 6))[0] == mode
+        image.load()
+        assert (image.mode, image.size) == (mode, (9, 7))
+
+
+def test_a_draft_is_refused_once_decoded_or_drafted(data):
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        assert image.draft("RGB", (9, 7)) is None and image.size == (70, 50)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.draft("RGB", (35, 25)) is not None and image.draft("RGB", (9, 7)) is None
+        assert image.size == (35, 25)
+
+
+def test_thumbnail_uses_the_draft(data, model):
+    with Image.open(io.BytesIO(data)) as image:
+        image.thumbnail((10, 10))
+        assert image.size == (10, 7) and image.format == "LOOC"

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
-from conftest import build_tiny_model, tiny_config
+from conftest import build_trainable_model, decoder_of, encoder_of, tiny_config
 
-from looc_codec import codec, prior
+from looc_codec.codec import prior, search
+from looc_codec.codec.engine import Engine
+from looc_codec.codec.prior import companded, traverse
 from looc_codec.errors import ModelError
-from looc_codec.prior import (
-    EXACT_LIMIT,
-    LATENT_ONE,
-    IntegerConv2d,
-    JointIntegers,
-    NeighbourMean,
-    Prior,
-    axial,
-    compand,
-    companding_table,
-    level_masks,
-    levels_of_group,
-    round_half_up,
-    unit_classes,
-)
-from looc_codec.quantizers import codebook
+from looc_codec.format.constants import LATENT_ONE
+from looc_codec.format.integers import EXACT_LIMIT
+from looc_codec.format.order import levels_of_group, table_rows, units_of
+from looc_codec.networks.prior import IntegerConv2d, JointIntegers, NeighbourMean, Prior, compand, companding_table, round_half_up, unit_classes
+from looc_codec.training.export import export
 
 
 def test_rounding_is_floor_of_x_plus_half_with_and_without_gradient():
@@ -54,7 +48,8 @@ def test_integer_convolution_equals_exact_arithmetic():
     total = torch.nn.functional.conv2d(x.double(), weight, bias, padding=1)
     expected = torch.floor(total * torch.exp2(-exponent)[:, None, None] + 0.5)
     fresh = IntegerConv2d(40, 12, 3)
-    fresh.restore(exported, "layer")
+    with torch.no_grad():
+        fresh.take(exported, "layer")
     with torch.inference_mode():
         assert torch.equal(fresh(x).double(), expected)
         assert torch.equal(fresh(x.contiguous(memory_format=torch.channels_last)).double(), expected)
@@ -84,7 +79,7 @@ def test_exported_sums_stay_below_the_limit_for_random_layers():
 
 
 def test_neighbour_mean_is_exact_at_the_extremes():
-    layer = NeighbourMean(2, axial(1))
+    layer = NeighbourMean(2, ((-1, 0), (1, 0), (0, -1), (0, 1)))
     with torch.no_grad():
         layer.weight.fill_(2.0)
     anchors = torch.full((1, 2, 4, 4), 32767.0)
@@ -104,70 +99,94 @@ def test_unit_classes_cover_all_rows_and_depend_on_size_and_ratio():
     assert left - right == config.ratio_classes - 1
 
 
+@pytest.mark.parametrize("changes", [{}, {"ratio_classes": 1}])
+def test_training_and_codec_agree_on_table_rows(changes):
+    config = tiny_config(**changes)
+    scales = np.random.default_rng(3).integers(-300, 300, (8, 500))
+    units = torch.from_numpy(units_of(scales, config.codevector_dim))
+    assert np.array_equal(table_rows(scales, config), unit_classes(units, config).numpy())
+
+
+def test_codec_and_training_compand_alike(tiny_model):
+    values = np.arange(-32768, 32768).astype(np.int16)
+    signed = companded(tiny_model, values).astype(int)
+    expected = companding_table().numpy().astype(int)[np.minimum(np.abs(values.astype(int)), 32767)] * np.sign(values.astype(int))
+    assert np.array_equal(signed, expected)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (3, 2), (7, 5)])
 def test_traverse_visits_every_unit_once_and_repeats_itself(tiny_model, size):
-    height, width = size
-    config = tiny_model.config
-    seen = torch.zeros(config.channels, height * width, dtype=torch.int64)
-    generator = torch.Generator().manual_seed(9)
-
-    def code(step, rows, mean):
-        units = torch.randint(-60, 60, mean.shape, generator=generator, dtype=torch.int32)
-        assert rows.min() >= 0 and rows.max() < config.classes
-        seen[step.channels] = seen[step.channels].index_add(1, step.positions, torch.ones(seen[step.channels].shape[0], len(step.positions), dtype=torch.int64))
-        return mean + units
-
-    first = tiny_model.prior.traverse(height, width, 30, code)
-    assert seen.min() == seen.max() == 1
-    generator.manual_seed(9)
-    assert torch.equal(first, tiny_model.prior.traverse(height, width, 30, code))
-
-
-@pytest.mark.parametrize("variation", ["threads", "mkldnn", "float64"])
-def test_traverse_does_not_depend_on_how_sums_are_computed(variation):
-    model = build_tiny_model(prior_width=48)
+    config, engine = tiny_model.config, encoder_of(tiny_model).engine
 
     def run():
-        trace = []
-        generator = torch.Generator().manual_seed(2)
+        generator, seen = np.random.default_rng(9), np.zeros((config.channels, *size), int)
 
         def code(step, rows, mean):
-            trace.append((rows.clone(), mean.clone()))
-            return mean + torch.randint(-200, 200, mean.shape, generator=generator, dtype=torch.int32)
+            assert rows.min() >= 0 and rows.max() < config.classes
+            for lattice in step.lattices:
+                lattice.of(seen[step.first : step.last])[...] += 1
+            assert len(mean) == len(rows) == (step.last - step.first) // config.codevector_dim * step.positions
+            return mean + generator.integers(-60, 60, mean.shape, dtype=np.int32)
 
-        return model.prior.traverse(11, 14, 70, code), trace
+        latent = traverse(tiny_model, engine, *size, 30, code)
+        assert seen.min() == seen.max() == 1
+        return latent
 
-    expected, expected_trace = run()
-    threads = torch.get_num_threads()
-    try:
-        if variation == "threads":
-            torch.set_num_threads(1 if threads > 1 else 2)
-            got, trace = run()
-        elif variation == "mkldnn":
-            with torch.backends.mkldnn.flags(enabled=False):
-                got, trace = run()
-        else:
-            convolution = torch.nn.functional.conv2d
+    assert np.array_equal(run(), run())
+
+
+@pytest.mark.parametrize("variation", ["threads", "plain graphs", "float64"])
+def test_traverse_does_not_depend_on_how_sums_are_computed(variation):
+    """Other numbers of threads, graphs that ONNX Runtime leaves as they are, or torch's layers in double precision."""
+    trainable = build_trainable_model(prior_width=48)
+    model = export(trainable)
+
+    def run(engine):
+        trace, generator = [], np.random.default_rng(2)
+
+        def code(step, rows, mean):
+            trace.append((rows.copy(), mean.copy()))
+            return mean + generator.integers(-200, 200, mean.shape, dtype=np.int32)
+
+        return traverse(model, engine, 11, 14, 70, code), trace
+
+    convolution = torch.nn.functional.conv2d
+
+    class Double:
+        """Runs the trained layers themselves, with their sums in double precision."""
+
+        def run(self, name, quality_row, context=None, own=None):
+            group, level = map(int, name.split(".")[1:])
+            nothing = torch.zeros(1, 0, 1, 1)
+            known, hat = (nothing if value is None else torch.from_numpy(np.ascontiguousarray(value)) for value in (context, own))
             torch.nn.functional.conv2d = lambda x, w, b, **k: convolution(x.double(), w.double(), b.double(), **k).float()
             try:
-                got, trace = run()
+                with torch.no_grad():
+                    step = trainable.prior.step(group, level, torch.from_numpy(quality_row), known, hat, levels_of_group(group)[level].stride)
             finally:
                 torch.nn.functional.conv2d = convolution
-    finally:
-        torch.set_num_threads(threads)
-    assert torch.equal(got, expected)
-    assert all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(trace, expected_trace, strict=True))
+            return [value.numpy() for value in step]
+
+    expected, expected_trace = run(Engine(model.graphs, model.tensor, 1))
+    other = {
+        "threads": lambda: Engine(model.graphs, model.tensor, 2),
+        "plain graphs": lambda: Engine(model.graphs, model.tensor, 1, optimise=False),
+        "float64": Double,
+    }[variation]()
+    got, trace = run(other)
+    assert np.array_equal(got, expected) and len(trace) == len(expected_trace)
+    assert all(np.array_equal(a, c) and np.array_equal(b, d) for (a, b), (c, d) in zip(trace, expected_trace, strict=True))
 
 
 @pytest.mark.parametrize("group", [0, 1])
 @pytest.mark.parametrize("size", [(1, 1), (9, 14), (2, 3)])
 def test_levels_cover_the_grid_once_and_neighbours_are_known(group, size):
     levels = levels_of_group(group)
-    masks = level_masks(levels, *size)
-    assert torch.equal(sum(mask.long() for mask in masks), torch.ones(size, dtype=torch.int64))
-    known = torch.zeros(size, dtype=torch.bool)
+    masks = [level.mask(*size) for level in levels]
+    assert np.array_equal(sum(mask.astype(int) for mask in masks), np.ones(size, int))
+    known = np.zeros(size, bool)
     for level, mask in zip(levels, masks, strict=True):
-        for row, column in mask.nonzero().tolist():
+        for row, column in np.argwhere(mask).tolist():
             for dy, dx in level.neighbours:
                 if 0 <= row + dy < size[0] and 0 <= column + dx < size[1]:
                     assert known[row + dy, column + dx], "a neighbour must be decoded before it predicts"
@@ -186,44 +205,44 @@ def test_training_forward_reaches_every_parameter():
 @pytest.mark.parametrize("positions", [1, 10, 33])
 def test_strips_make_no_difference(tiny_model, monkeypatch, positions):
     """Strips of one row, of a few rows and of odd numbers of them give the codes and the latent of a single strip."""
-    generator = torch.Generator().manual_seed(3)
-    latent = torch.randn(tiny_model.config.channels, 13, 9, generator=generator) * 6
-    whole = codec.encode_latent(latent, 60, tiny_model)
+    latent = (np.random.default_rng(3).normal(size=(tiny_model.config.channels, 13, 9)) * 6).astype(np.float32)
+    whole = encoder_of(tiny_model).encode_latent(latent, 60)
     monkeypatch.setattr(prior, "STRIP_POSITIONS", positions)
-    segments, checksum, latent_hat = codec.encode_latent(latent, 60, tiny_model)
-    assert torch.equal(latent_hat, whole[2]) and (segments, checksum) == whole[:2]
-    assert torch.equal(codec.decode_latent(segments, checksum, 13, 9, 60, tiny_model), whole[2])
+    coding = encoder_of(tiny_model).encode_latent(latent, 60)
+    assert np.array_equal(coding.latent, whole.latent) and (coding.segments, coding.checksum) == (whole.segments, whole.checksum)
+    assert np.array_equal(decoder_of(tiny_model).decode_latent(coding.segments, coding.checksum, (13, 9), 60), whole.latent)
 
 
-def test_picking_in_parts_makes_no_difference(tiny_model, monkeypatch):
-    """Also where parts hold no unit with a first digit, or no escaped one."""
-    generator = torch.Generator().manual_seed(4)
-    book = tiny_model.codebook
-    rows = torch.randint(0, book.fine_rows, (500,), generator=generator)
-    residual = torch.randn(500, 2, generator=generator) * torch.logspace(0, 4, 500)[:, None]
-    whole = book.pick(residual, rows)
-    monkeypatch.setattr(codebook, "PICK_UNITS", 7)
-    parts = book.pick(residual, rows)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_picking_in_parts_makes_no_difference(tiny_model, monkeypatch, threads):
+    """Also where parts hold no unit with a first digit, or no escaped one, and in threads."""
+    generator, picker = np.random.default_rng(4), tiny_model.search
+    rows = generator.integers(0, tiny_model.tables.classes, 500)
+    residual = generator.normal(size=(500, 2)) * np.logspace(0, 4, 500)[:, None]
+    whole = picker.pick(residual, rows)
+    monkeypatch.setattr(search, "UNITS_AT_A_TIME", 7)
+    parts = picker.pick(residual, rows, threads=threads)
     assert len(whole.coarse) > 10
-    for name in ("first", "second", "coarse", "fine"):
-        assert torch.equal(getattr(whole, name), getattr(parts, name))
+    for field in dataclasses.fields(whole):
+        assert np.array_equal(getattr(whole, field.name), getattr(parts, field.name))
 
 
 @pytest.mark.parametrize("quality", [1, 100])
-def test_training_computes_what_the_codec_does(tiny_model, quality):
+def test_training_computes_what_the_codec_does(quality):
     """The codec visits only the positions of each level, training all of them; both find the same means."""
-    generator = torch.Generator().manual_seed(6)
-    config = tiny_model.config
-    latent = torch.randn(config.channels, 11, 7, generator=generator) * 8
+    trainable = build_trainable_model()
+    model = export(trainable)
+    config = model.config
+    latent = (np.random.default_rng(6).normal(size=(config.channels, 11, 7)) * 8).astype(np.float32)
 
     def code(step, rows, mean):
-        target = step.units(latent.flatten(1), config.codevector_dim) * LATENT_ONE
-        return (mean + torch.floor((target - mean) / LATENT_ONE + 0.5) * LATENT_ONE).to(torch.int32)
+        target = units_of(step.take(latent), config.codevector_dim) * np.float32(LATENT_ONE)
+        return (mean + np.floor((target - mean) / np.float32(LATENT_ONE) + np.float32(0.5)) * LATENT_ONE).astype(np.int32)
 
     with torch.no_grad():
-        trained = tiny_model.prior(latent[None], torch.tensor([float(quality)]))["latent_hat"][0] * LATENT_ONE
+        trained = trainable.prior(torch.from_numpy(latent)[None], torch.tensor([float(quality)]))["latent_hat"][0] * LATENT_ONE
     # `latent_hat` is the latent plus a difference, which float32 does not add up to the last bit.
-    assert torch.equal(tiny_model.prior.traverse(11, 7, quality, code).float(), trained.round())
+    assert np.array_equal(traverse(model, encoder_of(model).engine, 11, 7, quality, code), trained.round().numpy())
 
 
 def test_integer_weights_of_all_layers_at_once_are_those_of_each():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from test_codec import photo
 
-from looc_codec import codec, progress, rate_control
+from looc_codec import api, progress
+from looc_codec.codec.rate_control import Target
 from looc_codec.images import Picture
 
 
@@ -45,15 +46,15 @@ def test_nobody_listens_by_default_nor_from_another_thread():
 @pytest.mark.parametrize("effort", [0, 2])
 def test_shares_rise_while_a_picture_is_compressed_and_restored(tiny_model, effort):
     data = []
-    compressing = heard(lambda: data.append(codec.compress(photo(230, 150), quality=60, model=tiny_model, effort=effort)))
-    restoring = heard(lambda: codec.decompress(data[0], model=tiny_model))
+    compressing = heard(lambda: data.append(api.compress(photo(230, 150), quality=60, model=tiny_model, effort=effort)))
+    restoring = heard(lambda: api.decompress(data[0], model=tiny_model))
     for shares in (compressing, restoring):
         assert shares == sorted(shares) and 0 < shares[0] <= 0.5 and shares[-1] == pytest.approx(1)
         assert len(set(shares)) > 6
 
 
-@pytest.mark.parametrize("search", [lambda picture, model: rate_control.compress_to_size(picture, 700, model=model),
-                                    lambda picture, model: rate_control.compress_to_psnr(picture, 15, model=model)])  # fmt: skip
-def test_shares_rise_over_the_trials_of_a_search(tiny_model, search):
-    shares = heard(lambda: search(Picture(rgb=np.ascontiguousarray(photo(90, 70))), tiny_model))
+@pytest.mark.parametrize("target", [Target("size", 700), Target("psnr", 15)])
+def test_shares_rise_over_the_trials_of_a_search(tiny_model, target):
+    picture = Picture(rgb=np.ascontiguousarray(photo(90, 70)))
+    shares = heard(lambda: api.compress_picture(picture, target=target, model=tiny_model))
     assert shares == sorted(shares) and 0.2 < shares[-1] <= 1

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 import looc_codec.quantizers
 from looc_codec.errors import ModelError
 from looc_codec.quantizers import (
     QUANTIZERS,
-    CVQQuantizer,
     HVQQuantizer,
     LearnedCodebook,
     LooCQuantizer,

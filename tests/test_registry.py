@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -68,6 +70,47 @@ def test_other_files_in_a_folder_are_passed_over(tmp_path):
     (folder / "card.md").write_text("a card")
     (folder / "broken.safetensors").write_bytes(b"\xff" * 100)
     assert [entry.path.name for entry in registry.installed_models()] == ["good.safetensors"]
+
+
+def test_a_user_without_a_home_has_the_other_models(tmp_path, monkeypatch):
+    """As in a container started with a number for a user: no HOME, and no entry in passwd."""
+
+    def no_entry(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    write_model(tmp_path / "package" / "weights" / "a.safetensors", name="a")
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", no_entry)
+    assert registry.user_model_folder() is None
+    assert [entry.name for entry in registry.installed_models()] == ["a"]
+    with pytest.raises(ModelError, match="LOOC_MODELS"):
+        registry.find_by_fingerprint(b"\x01" * 8)
+
+
+@pytest.mark.parametrize("refused", ["stat", "listdir"])
+def test_a_folder_that_cannot_be_entered_or_listed_hides_no_other(tmp_path, monkeypatch, refused):
+    """Simulated, since the permissions of a folder do not bind root."""
+    write_model(tmp_path / "package" / "weights" / "a.safetensors", name="a")
+    write_model(tmp_path / "closed" / "b.safetensors", name="b")
+    monkeypatch.setenv("LOOC_MODELS", str(tmp_path / "closed"))
+    usual = getattr(os, refused)
+
+    def refuse(path, *arguments, **options):
+        if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(str(tmp_path / "closed")):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return usual(path, *arguments, **options)
+
+    assert [entry.name for entry in registry.installed_models()] == ["a", "b"]
+    monkeypatch.setattr(os, refused, refuse)
+    assert [entry.name for entry in registry.installed_models()] == ["a"]
+
+
+def test_a_link_to_itself_hides_no_other(tmp_path):
+    folder = registry.user_model_folder()
+    write_model(folder / "toy.safetensors")
+    (folder / "loop.safetensors").symlink_to("loop.safetensors")
+    assert [entry.name for entry in registry.installed_models()] == ["toy"]
 
 
 def test_finds_by_name_the_highest_version(tmp_path):

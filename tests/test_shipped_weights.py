@@ -6,17 +6,23 @@ import io
 
 import numpy as np
 import pytest
-import torch
+from conftest import encoder_of, decoder_of
 from PIL import Image
 
 import looc_codec
-from looc_codec import codec, container, registry
+from looc_codec import registry
+from looc_codec.codec.decoder import Decoder
+from looc_codec.codec.prior import traverse
+from looc_codec.codec.search import ENCODER_LAMBDA
+from looc_codec.exactness import Setting
+from looc_codec.format import container
+from looc_codec.format.order import units_of
 from looc_codec.metrics import ms_ssim, psnr_db
 
 
 @pytest.fixture(scope="module")
 def model():
-    return codec.load_model()
+    return looc_codec.load_model()
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def test_weights_and_card_are_installed_and_small(name):
 def test_the_model_for_structure_has_more_of_it_in_fewer_bytes(model, photograph):
     found = {}
     for name in ("photo", "photo-ssim"):
-        own = codec.load_model(name)
+        own = looc_codec.load_model(name)
         # Qualities at which the file of the model for structure is a tenth smaller.
         data = looc_codec.compress(photograph, quality={"photo": 40, "photo-ssim": 45}[name], model=own)
         found[name] = len(data), ms_ssim(photograph, np.asarray(looc_codec.decompress(data)))
@@ -67,38 +73,29 @@ def test_bytes_and_quality_rise_with_q(model, photograph):
 
 
 def test_real_rate_is_the_estimated_rate(model, photograph):
-    latent = codec.analyse(photograph, 70, model)
-    book, bits = model.codebook, 0.0
-    symbols = book.symbols
+    encoder, tables, bits = encoder_of(model), model.tables, []
+    latent = encoder.transforms.analyse(photograph, 70)
 
-    def counting(digits, rows):
-        nonlocal bits
-        picked, table_rows, counts = symbols(digits, rows)
-        bits += float(book.bits[table_rows, picked].double().sum())
-        return picked, table_rows, counts
+    def code(step, rows, mean):
+        codes = model.search.pick(units_of(step.take(latent), model.config.codevector_dim) * 16 - mean, rows, ENCODER_LAMBDA)
+        symbols, table_rows, _ = tables.symbols(codes, rows)
+        bits.append(tables.bits[table_rows, symbols].sum(dtype=float))
+        return mean + tables.value(codes, rows)
 
-    book.symbols = counting
-    try:
-        segments, _, _ = codec.encode_latent(latent, 70, model)
-    finally:
-        del book.symbols
-    assert 8 * sum(map(len, segments)) == pytest.approx(bits, rel=0.01)
+    traverse(model, encoder.engine, *latent.shape[1:], 70, code)
+    coding = encoder.encode_latent(latent, 70)
+    assert 8 * sum(map(len, coding.segments)) == pytest.approx(sum(bits), rel=0.01)
 
 
-@pytest.mark.parametrize("variation", ["one thread", "two threads", "no oneDNN", "tiny tiles"])
-def test_codes_do_not_depend_on_the_machine(model, photograph, variation):
+@pytest.mark.parametrize("variation", ["one thread", "two threads", "graphs as they are", "tiny tiles"])
+def test_codes_do_not_depend_on_how_they_are_computed(model, photograph, variation):
     file = container.unpack(looc_codec.compress(photograph, quality=90, model=model))
-    expected, details = codec.decode_codes(file, model)
-    assert details is not None
-    threads = torch.get_num_threads()
-    try:
-        if variation.endswith(("thread", "threads")):
-            torch.set_num_threads(1 if variation == "one thread" else 2)
-        with torch.backends.mkldnn.flags(enabled=variation != "no oneDNN"):
-            got, got_details = codec.decode_codes(file, model)
-            if variation == "tiny tiles":
-                whole = codec.synthesise(got, (256, 256), file.quality, model, details=got_details).astype(int)
-                assert np.abs(whole - codec.synthesise(got, (256, 256), file.quality, model, details=got_details, tile=5)).max() <= 1
-    finally:
-        torch.set_num_threads(threads)
-    assert torch.equal(got, expected) and torch.equal(got_details, details)
+    expected = decoder_of(model).decode(file)
+    assert expected.details is not None
+    setting = Setting(variation, threads=2 if variation == "two threads" else 1, optimise=variation != "graphs as they are")
+    decoder = Decoder(model, setting.engine(model))
+    got = decoder.decode(file)
+    assert np.array_equal(got.latent, expected.latent) and np.array_equal(got.details, expected.details)
+    if variation == "tiny tiles":
+        whole, tiled = (decoder.transforms.synthesise(got.latent, (256, 256), 90, details=got.details, side=side) for side in (64, 5))
+        assert np.abs(whole.astype(int) - tiled).max() <= 1

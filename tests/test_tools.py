@@ -100,14 +100,6 @@ def test_codebook_search_codes_with_other_books(tmp_path):
     assert [book["dim"] for book in books] == [1, 2] and all(len(book["points"]) == 2 for book in books)
 
 
-def test_design_search_measures_against_its_base(tmp_path):
-    Image.fromarray(photo(256, 256)).save(tmp_path / "a.png")
-    common = (TOOLS / "design_search.py", "--out", tmp_path / "search.json")
-    run(*common, "--data", tmp_path, "--validation", tmp_path, "--work", tmp_path / "work", "--steps", "1", "--batches", "1", "--only", "base")
-    assert list(json.loads((tmp_path / "search.json").read_text())) == ["base"]
-    assert "| noise | base | +0.00% |" in run(*common, "--table")
-
-
 def test_curve_check_counts_codes_and_compares_rates(tmp_path):
     Image.fromarray(photo(120, 80)).save(tmp_path / "a.png")
     run(TOOLS / "curve_check.py", "--images", tmp_path, "--step", "33", "--out", tmp_path / "check.json")

@@ -1,13 +1,13 @@
-"""The fast forms of layers are the layers of CODEC.md: the block form of the lapped transform, blocks worked off in the cache."""
+"""The fast forms of layers are the layers of CODEC.md: the block form of the lapped transform, the synthesis in stages."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import tiny_config
 
-from looc_codec import transforms
-from looc_codec.transforms import QualityTable, ResidualBlock, blended, lapped_analysis, lapped_synthesis
+from looc_codec.networks.transforms import QualityTable, Synthesis, blended, lapped_analysis, lapped_synthesis
 
 
 def test_analysis_is_the_strided_convolution():
@@ -28,21 +28,39 @@ def test_synthesis_is_the_transpose_of_analysis():
     torch.testing.assert_close(forward, (lapped_synthesis(latent, kernels) * pixels).sum(), rtol=1e-3, atol=1e-2)
 
 
-@pytest.mark.parametrize("shape", [(1, 6, 9, 7), (3, 6, 5, 8), (1, 6, 1, 1), (2, 1, 4, 4)])
-@pytest.mark.parametrize("memory", [torch.channels_last, torch.contiguous_format])
-def test_a_block_without_gradients_is_the_block_with_them(monkeypatch, shape, memory):
-    # So few features at a time that there are many runs, the last one short.
-    monkeypatch.setattr(transforms, "CACHED_FEATURES", 60)
-    block = ResidualBlock(shape[1])
-    torch.nn.init.normal_(block.project.weight)
-    x = torch.randn(shape).contiguous(memory_format=memory)
-    kept = x.clone()
-    expected = block(x).detach()
-    with torch.no_grad():
-        found = block(x)
-    assert not torch.equal(expected, x)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(x, kept)
+@pytest.fixture(scope="module")
+def synthesis() -> Synthesis:
+    """A synthesis all of whose layers do something."""
+    generator = torch.Generator().manual_seed(2)
+    synthesis = Synthesis(tiny_config()).eval().requires_grad_(False)
+    for parameter in synthesis.parameters():
+        parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return synthesis
+
+
+def test_the_stages_of_the_synthesis_make_all_of_it(synthesis):
+    latent, quality = 3 * torch.randn(2, 24, 5, 7), torch.tensor([20.0, 70.0])
+    corrected, features = synthesis.corrected(latent, quality)
+    assert not torch.equal(corrected, latent)
+    linear = synthesis.linear_pixels(corrected, quality)
+    expected = F.conv_transpose2d(corrected * synthesis.log_step(quality).exp(), synthesis.linear, stride=16)[:, :, 8:-8, 8:-8]
+    torch.testing.assert_close(linear, expected, rtol=1e-4, atol=1e-2)
+    pixels = synthesis.finished(synthesis.features8(features), F.pad(linear, (4,) * 4), quality)
+    assert pixels.shape == (2, 3, 80, 112) and (pixels - linear - 128).abs().max() > 1
+    torch.testing.assert_close(pixels, synthesis(latent, quality), rtol=1e-5, atol=1e-3)
+
+
+def test_a_synthesis_without_blocks_is_its_linear_pixels():
+    synthesis = Synthesis(tiny_config(synthesis_blocks=(0, 0, 0)))
+    latent, quality = torch.randn(1, 24, 3, 4), torch.tensor([50.0])
+    assert torch.equal(synthesis(latent, quality), synthesis.linear_pixels(latent, quality) + 128)
+
+
+@pytest.mark.parametrize("shrink", [2, 4, 8, 16])
+def test_small_pixels_are_the_means_of_the_linear_ones(synthesis, shrink):
+    latent, quality = 3 * torch.randn(2, 24, 5, 7), torch.tensor([20.0, 70.0])
+    expected = F.avg_pool2d(synthesis.linear_pixels(latent, quality), shrink)
+    torch.testing.assert_close(synthesis.small_pixels(latent, quality, shrink), expected, rtol=1e-4, atol=1e-2)
 
 
 def test_a_quality_table_blends_all_anchors_to_what_it_looks_up():

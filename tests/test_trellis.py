@@ -9,11 +9,15 @@ import pytest
 import torch
 from conftest import build_tiny_model, tiny_config
 
-from looc_codec.config import TRELLIS_STATES
+from looc_codec.codec.search import ENCODER_LAMBDA
+from looc_codec.codec.viterbi import best_choices
 from looc_codec.errors import ModelError
-from looc_codec.model import LoocModel
-from looc_codec.quantizers.codebook import ENCODER_LAMBDA, FIXED_ONE, TRELLIS_SPACING, SharedCodebook, trellis_lattice
-from looc_codec.quantizers.trellis import NEXT_STATE, PATH_UNITS, SETS, best_choices, path_count, path_units
+from looc_codec.format import codes
+from looc_codec.format.constants import LATENT_ONE, PATH_UNITS, SETS, TRELLIS_STATES
+from looc_codec.format.entropy import SegmentDecoder, SegmentEncoder
+from looc_codec.format.trellis import NEXT_STATE, path_count, path_table
+from looc_codec.networks.model import LoocModel
+from looc_codec.quantizers.codebook import TRELLIS_SPACING, SharedCodebook, trellis_lattice
 from looc_codec.training.codes import CodeFitter
 
 
@@ -49,7 +53,7 @@ def test_finds_the_cheapest_way(seed):
 
 @pytest.mark.parametrize("counts", [[0], [1], [PATH_UNITS], [PATH_UNITS + 1], [1000], [3, 0, 500, 64], [5, 5]])
 def test_paths_hold_every_unit_once_and_stay_in_their_step(counts):
-    paths = path_units(counts)
+    paths = path_table(counts)
     assert sorted(paths[paths >= 0]) == list(range(sum(counts)))
     assert paths.shape[0] <= PATH_UNITS and paths.shape[1] == sum(map(path_count, counts))
     steps = np.repeat(np.arange(len(counts)), counts)
@@ -60,8 +64,8 @@ def test_paths_hold_every_unit_once_and_stay_in_their_step(counts):
 
 def test_paths_of_several_steps_are_chosen_as_each_by_itself():
     costs = np.random.default_rng(1).exponential(1, (700, 4)).astype(np.float32)
-    together = best_choices(costs, path_units([300, 400]))
-    assert np.array_equal(together, np.concatenate([best_choices(part, path_units([len(part)])) for part in (costs[:300], costs[300:])]))
+    together = best_choices(costs, path_table([300, 400]))
+    assert np.array_equal(together, np.concatenate([best_choices(part, path_table([len(part)])) for part in (costs[:300], costs[300:])]))
 
 
 def test_even_codes_stand_at_even_points():
@@ -78,46 +82,52 @@ def book() -> SharedCodebook:
     return model.codebook
 
 
-def units_and_rows(book: SharedCodebook, count: int, far: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
+def units_and_rows(book: SharedCodebook, count: int, far: int = 20) -> tuple[np.ndarray, np.ndarray]:
     """Residuals (1/16 steps) of all classes, `far` of which need escapes."""
     generator = torch.Generator().manual_seed(2)
     rows = torch.randint(book.fine_rows, (count,), generator=generator)
     residual = torch.randn(count, 2, generator=generator) * book.digit_factor[rows, None] * 2
     residual[:far] *= 60
-    return residual * FIXED_ONE, rows
+    return (residual * LATENT_ONE).numpy(), rows.numpy()
 
 
 @pytest.mark.parametrize("count", [0, 1, 63, 3000])
 def test_reads_what_it_writes(book, count):
     residual, rows = units_and_rows(book, count)
-    digits = book.pick(residual, rows, ENCODER_LAMBDA)
-    symbols, table_rows, counts = book.symbols(digits, rows)
-    written = list(zip(symbols.split(counts), table_rows.split(counts), strict=True))
-
-    class Reader:
-        def read(self, table_rows):
-            symbols, expected_rows = written.pop(0)
-            assert np.array_equal(table_rows, expected_rows)
-            return symbols.numpy()
-
-        def read_ascending(self, table_rows):
-            symbols, expected_rows = written.pop(0)
-            order = expected_rows.argsort(stable=True)
-            assert np.array_equal(table_rows, expected_rows[order])
-            return symbols[order].tolist()
-
-    again = book.read(rows, Reader())
-    assert not written
+    tables = book.tables()
+    digits = book.search().pick(residual, rows, ENCODER_LAMBDA)
+    symbols, table_rows, counts = tables.symbols(digits, rows)
+    ends = np.cumsum(counts)[:-1]
+    written = list(zip(np.split(symbols, ends), np.split(table_rows, ends), strict=True))
+    # The coder leaves out what is empty; the reader asks for it in whichever way.
+    encoder = SegmentEncoder(tables.bank)
+    encoder.append(symbols, table_rows, counts)
+    decoder = SegmentDecoder(tables.bank, encoder.finish())
+    again, read = tables.read(rows, decoder)
+    decoder.finish()
+    assert sum(len(part) for part, _ in written) == len(symbols) == len(table_rows) and np.array_equal(read, symbols)
     for name in ("first", "second", "coarse", "fine", "sets"):
-        assert torch.equal(getattr(again, name), getattr(digits, name)), name
-    value = book.value(again, rows)
-    assert torch.equal(value, book.value(digits, rows)) and value.dtype == torch.int32
+        assert np.array_equal(getattr(again, name), getattr(digits, name)), name
+    value = tables.value(again, rows)
+    assert np.array_equal(value, tables.value(digits, rows)) and value.dtype == np.int32
     if count == 3000:
-        assert (digits.second == book.size).any() and (digits.first >= 0).any() and digits.sets.bool().any()
-        assert not digits.sets[~book.live[rows]].any() and not book.live.all()
+        assert (digits.second == tables.size).any() and len(digits.first) and digits.sets.any()
+        assert not digits.sets[~tables.live[rows]].any() and not tables.live.all()
         # Within reach of a digit every unit is near what it stands for: its set has an even and an odd codevector around it.
-        near = (book.digit_factor[rows] == 1) & (residual.norm(dim=1) < (book.reach - 2) * FIXED_ONE)
-        assert near.sum() > 500 and (value - residual)[near].norm(dim=1).max() <= 1.6 * TRELLIS_SPACING * FIXED_ONE
+        near = (tables.digit_factor[rows] == 1) & (np.linalg.norm(residual, axis=1) < (book.reach - 2) * LATENT_ONE)
+        assert near.sum() > 500 and np.linalg.norm((value - residual)[near], axis=1).max() <= 1.6 * TRELLIS_SPACING * LATENT_ONE
+
+
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_few_and_many_paths_are_read_alike(book, monkeypatch, limit):
+    """One by one or in arrays."""
+    monkeypatch.setattr(codes, "_FEW_PATHS", limit)
+    tables, (residual, rows) = book.tables(), units_and_rows(book, 3000)
+    picked = book.search().pick(residual, rows, ENCODER_LAMBDA)
+    encoder = SegmentEncoder(tables.bank)
+    encoder.append(*tables.symbols(picked, rows))
+    again, _ = tables.read(rows, SegmentDecoder(tables.bank, encoder.finish()))
+    assert np.array_equal(again.second, picked.second) and np.array_equal(again.sets, picked.sets)
 
 
 def test_saves_bits_and_error():
@@ -133,9 +143,11 @@ def test_saves_bits_and_error():
         units = torch.randn(len(rows), 2, generator=generator.manual_seed(3)) * fitter.deviation[rows]
         fitter.fit(units, rows, rounds=6)
         book = fitter.book
-        digits = book.pick(units * FIXED_ONE, rows, ENCODER_LAMBDA, fitter.steps_of(len(rows)))
-        bits = float(book.bits_of(*reversed(book.symbols(digits, rows)[:2])).sum())
-        error = float((book.value(digits, rows) / FIXED_ONE - units).square().sum())
+        tables, own_rows = book.tables(), rows.numpy()
+        digits = book.search().pick((units * LATENT_ONE).numpy(), own_rows, ENCODER_LAMBDA, fitter.steps_of(len(rows)))
+        symbols, table_rows, _ = tables.symbols(digits, own_rows)
+        bits = float(tables.bits[table_rows, symbols].sum(dtype=np.float64))
+        error = float(np.square(tables.value(digits, own_rows) / LATENT_ONE - units.numpy()).sum())
         costs.append(error + ENCODER_LAMBDA * bits)
     assert costs[1] < 0.97 * costs[0]
 

@@ -44,10 +44,10 @@ def peak_mib() -> float:
 
 def job(arguments: argparse.Namespace) -> None:
     """Runs in a process of its own, so that its peak memory is that of one job; prints one JSON line."""
-    from looc_codec import codec
+    from looc_codec import api
 
     start = time.perf_counter()
-    model = codec.load_model()
+    model = api.load_model()
     result = {"load_seconds": time.perf_counter() - start}
     megapixels = arguments.size
     rgb = mirrored(arguments.image, megapixels)
@@ -56,13 +56,13 @@ def job(arguments: argparse.Namespace) -> None:
     for _ in range(arguments.runs):
         if arguments.job == "encode":
             start = time.perf_counter()
-            data = codec.compress(rgb, quality=arguments.quality, model=model)
+            data = api.compress(rgb, quality=arguments.quality, model=model)
             times.append(time.perf_counter() - start)
             path.write_bytes(data)
         else:
             data = path.read_bytes()
             start = time.perf_counter()
-            codec.decompress(data, model=model)
+            api.decompress(data, model=model)
             times.append(time.perf_counter() - start)
     size = rgb.shape[0] * rgb.shape[1] / 1e6
     result |= {"seconds": times, "seconds_per_megapixel": statistics.median(times) / size, "peak_mib": peak_mib(), "bpp": path.stat().st_size * 8e-6 / size}

@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,29 +26,29 @@ sys.path.insert(0, str(ROOT))
 def with_book(model, dim: int, size: int, store, batches: int):
     """The model with a fresh codebook of `size` codevectors of `dim` dimensions, fitted to its residuals."""
     from looc_codec.training.grow import grown
+    from looc_codec.training.export import export
     from looc_codec.training.run import fit_codes
 
     # The new name makes it another model, also where the book's sizes are the same.
     ratios = model.config.ratio_classes if dim == 2 else 1
     other = grown(model, dataclasses.replace(model.config, name="codebook search", codevector_dim=dim, codebook_size=size, ratio_classes=ratios, trellis_states=1))
     fit_codes(other, store, "cpu", lambda kind, row: None, batches=batches)
-    other.freeze_core()
-    return other.eval().requires_grad_(False)
+    return export(other.eval().requires_grad_(False))
 
 
 def measure(model, path: Path, qualities: list[int]) -> list[dict]:
-    from looc_codec import codec, images
+    from looc_codec import api, images
     from looc_codec.metrics import psnr_db
 
+    encoder, decoder = api.encoder_for(model, threads=1), api.decoder_for(model, threads=1)
     rgb = images.read_picture(path).rgb
     rows = []
     for quality in qualities:
-        latent = codec.analyse(rgb, quality, model)
-        segments, checksum, coded = codec.encode_latent(latent, quality, model)
-        decoded = codec.decode_latent(segments, checksum, *coded.shape[1:], quality, model)
-        assert torch.equal(decoded, coded), "the codes must come back"
-        restored = codec.synthesise(decoded, rgb.shape[:2], quality, model)
-        rows.append({"picture": path.name, "quality": quality, "bpp": 8 * sum(map(len, segments)) / (rgb.shape[0] * rgb.shape[1]), "psnr_db": psnr_db(rgb, restored)})
+        coding = encoder.encode_latent(encoder.transforms.analyse(rgb, quality), quality)
+        decoded = decoder.decode_latent(coding.segments, coding.checksum, coding.latent.shape[1:], quality)
+        assert np.array_equal(decoded, coding.latent), "the codes must come back"
+        restored = decoder.pixels(coding, rgb.shape[:2])
+        rows.append({"picture": path.name, "quality": quality, "bpp": 8 * coding.payload_bytes / (rgb.shape[0] * rgb.shape[1]), "psnr_db": psnr_db(rgb, restored)})
     return rows
 
 
@@ -84,8 +85,8 @@ def main() -> None:
         curves = {path.name: [(row["bpp"], row["psnr_db"]) for row in points if row["picture"] == path.name] for path in paths}
         anchor = anchor or curves
         rate = 0.0 if curves is anchor else statistics.mean(bd_rate_percent(anchor[name], curves[name]) for name in curves)
-        tables = fitted.codebook.frequencies
-        books.append({"dim": dim, "size": size, "bd_rate_percent": rate, "table_rows": len(tables), "table_entries": tables.numel(),
+        tables = fitted.core["codebook.frequencies"]
+        books.append({"dim": dim, "size": size, "bd_rate_percent": rate, "table_rows": len(tables), "table_entries": tables.size,
                       "cpu_seconds": round(time.process_time() - started, 1), "points": points})
         print(f"d* = {dim}, K = {size}: {rate:+.2f}% against the first, {len(tables)} table rows", flush=True)
         # After every book, because some take minutes.

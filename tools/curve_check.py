@@ -14,44 +14,42 @@ import json
 import sys
 from pathlib import Path
 
-import torch
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from looc_codec import api, images
+from looc_codec.codec.model import CodecModel
+from looc_codec.format.codes import Codes
+from looc_codec.format.entropy import SegmentDecoder
+from looc_codec.metrics import psnr_db
 
-def code(rgb, quality: int, model, used: torch.Tensor) -> tuple[float, float, float, float]:
+
+def code(rgb: np.ndarray, quality: int, model: CodecModel, used: np.ndarray) -> tuple[float, float, float, float]:
     """Real payload bytes, bytes promised by the tables, bytes of the filter, PSNR; counts codevectors in `used`."""
-    from looc_codec import codec
-    from looc_codec.metrics import psnr_db
+    encoder, decoder, tables = api.encoder_for(model), api.decoder_for(model), model.tables
+    coding, promised = encoder.encode(rgb, quality), 0.0
+    read, live = type(tables).read, int(tables.live.sum())
 
-    book, promised, symbols, encode_details = model.codebook, [0.0], type(model.codebook).symbols, codec.encode_details
+    def watched(rows: np.ndarray, source: SegmentDecoder) -> tuple[Codes, np.ndarray]:
+        nonlocal promised
+        codes, symbols = read(tables, rows, source)
+        picked, table_rows, _ = tables.symbols(codes, rows)
+        promised += float(tables.bits[table_rows, picked].sum(dtype=np.float64))
+        shifted = (table_rows >= tables.classes) & (table_rows < tables.classes + live)
+        used[:] += np.bincount((picked + tables.size * shifted)[picked < tables.size], minlength=len(used))
+        return codes, symbols
 
-    def watched(digits, rows):
-        picked, table_rows, counts = symbols(book, digits, rows)
-        promised[0] += float(book.bits[table_rows, picked].double().sum())
-        shifted = (table_rows >= book.fine_rows) & (table_rows < book.fine_rows + int(book.live.sum()))
-        codevectors = (picked + book.size * shifted)[picked < book.size]
-        used.add_(torch.bincount(codevectors, minlength=len(used)))
-        return picked, table_rows, counts
-
-    def watched_details(*given, **named):
-        before = promised[0], used.clone()
-        found = encode_details(*given, **named)
-        # Details that are not worth their bits are not in the file.
-        if found is None:
-            promised[0] = before[0]
-            used.copy_(before[1])
-        return found
-
-    book.symbols, codec.encode_details = watched, watched_details
+    groups, grid = len(model.config.groups), coding.latent.shape[1:]
+    tables.read = watched
     try:
-        coded = codec.encode_picture(codec.analyse(rgb, quality, model), rgb, quality, model)
+        latent = decoder.decode_latent(coding.segments[:groups], coding.checksum, grid, quality)
+        for segment in coding.segments[groups:]:
+            decoder.decode_details(segment, latent, quality)
     finally:
-        del book.symbols
-        codec.encode_details = encode_details
-    decoded = codec.synthesise(coded.latent_hat, rgb.shape[:2], quality, model, details=coded.details, wiener=coded.wiener)
-    return sum(map(len, coded.segments)), promised[0] / 8, len(coded.filter), psnr_db(rgb, decoded)
+        del tables.read
+    return sum(map(len, coding.segments)), promised / 8, len(coding.filter), psnr_db(rgb, decoder.pixels(coding, rgb.shape[:2]))
 
 
 def dominated(points: list[tuple[float, float]]) -> int:
@@ -60,8 +58,6 @@ def dominated(points: list[tuple[float, float]]) -> int:
 
 
 def main() -> None:
-    from looc_codec import codec, images
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, default=ROOT.parent / "shared/data/val")
     parser.add_argument("--limit", type=int, default=8)
@@ -70,12 +66,11 @@ def main() -> None:
     parser.add_argument("--model", default="photo")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/curve_check.json")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    model = codec.load_model(arguments.model)
+    model = api.load_model(arguments.model)
     paths = sorted(arguments.images.glob("*.png"))[: arguments.limit]
     if not paths:
         parser.error("give a folder of .png files")
-    used = torch.zeros(len(model.codebook.codevectors), dtype=torch.int64)
+    used = np.zeros(len(model.tables.codevectors), np.int64)
     qualities = list(range(1, 101, arguments.step))
     curves: dict[str, list[tuple[float, float]]] = {}
     worst, real_total, promised_total = 0.0, 0.0, 0.0
@@ -89,7 +84,7 @@ def main() -> None:
     means = [tuple(sum(curve[index][part] for curve in curves.values()) / len(curves) for part in range(2)) for index in range(len(qualities))]
     result = {
         "model": model.fingerprint.hex(), "pictures": len(paths), "qualities": len(qualities),
-        "codevectors": len(used), "codevectors_used": int((used > 0).sum()), "codevector_perplexity": float(torch.exp(-(p := used[used > 0] / used.sum()) @ p.log())),
+        "codevectors": len(used), "codevectors_used": int((used > 0).sum()), "codevector_perplexity": float(np.exp(-(p := used[used > 0] / used.sum()) @ np.log(p))),
         "real_against_promised_percent": 100 * (real_total / promised_total - 1), "largest_difference_percent": 100 * worst,
         "dominated_mean": dominated(means), "dominated_by_picture": {name: dominated(curve) for name, curve in curves.items()},
         "mean_curve": means,

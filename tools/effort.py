@@ -24,11 +24,11 @@ sys.path.insert(0, str(ROOT))
 
 def measure(path: Path, quality: int, model_name: str, crop: int | None) -> list[dict[str, float]]:
     """One row for each effort."""
-    from looc_codec import codec, images
+    from looc_codec import api, images
     from looc_codec.metrics import psnr_db
-    from looc_codec.refine import refine
+    from looc_codec.effort import EFFORT_ROUNDS, Refinement
 
-    model = codec.load_model(model_name)
+    model = api.load_model(model_name)
     rgb = images.read_picture(path).rgb
     if crop is not None:
         top, left = (max(0, side - crop) // 2 for side in rgb.shape[:2])
@@ -36,24 +36,25 @@ def measure(path: Path, quality: int, model_name: str, crop: int | None) -> list
     pixels = rgb.shape[0] * rgb.shape[1]
     rows, rounds = [], []
     started, spent = time.process_time(), 0.0
-    latent = codec.analyse(rgb, quality, model)
+    encoder, decoder = api.encoder_for(model, threads=1), api.decoder_for(model, threads=1)
+    latent = encoder.transforms.analyse(rgb, quality)
 
     def encode(target):
-        coded = codec.encode_latent(target, quality, model)
+        coded = encoder.encode_latent(target, quality)
         rounds.append({"megapixel_seconds": (time.process_time() - started - spent) / pixels * 1e6})
         return coded
 
-    def report(coded, wiener, cost):
+    def report(coded, cost):
         nonlocal spent
         began = time.process_time()
-        size = sum(map(len, coded[0])) + (len(wiener.to_bytes()) if wiener else 0)
-        decoded = codec.synthesise(coded[2], rgb.shape[:2], quality, model, wiener=wiener)
+        size, decoded = coded.payload_bytes, decoder.pixels(coded, rgb.shape[:2])
         rounds[-1] |= {"cost": cost, "bpp": 8 * size / pixels, "psnr_db": psnr_db(rgb, decoded)}
         # A refinement does without this picture.
         spent += time.process_time() - began
 
-    refine(latent, rgb, quality, model, encode, rounds=max(codec.EFFORT_ROUNDS), halo=codec.synthesis_halo(model.config.synthesis_blocks), report=report)
-    for effort, last in enumerate(codec.EFFORT_ROUNDS):
+    refine = Refinement(model, len(EFFORT_ROUNDS) - 1, 1, report)
+    refine(latent, rgb, encode)
+    for effort, last in enumerate(EFFORT_ROUNDS):
         best = min(rounds[: last + 1], key=lambda row: row["cost"])
         # Without refinement nothing is synthesised; with it the last coding is, to be judged.
         seconds = rounds[last]["megapixel_seconds"] if last == 0 else rounds[min(last + 1, len(rounds) - 1)]["megapixel_seconds"]
@@ -62,7 +63,8 @@ def measure(path: Path, quality: int, model_name: str, crop: int | None) -> list
 
 
 def main() -> None:
-    from looc_codec import codec
+    from looc_codec import api
+    from looc_codec.effort import EFFORT_ROUNDS
     from looc_codec.metrics import bd_rate_percent
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -77,14 +79,14 @@ def main() -> None:
     paths = sorted(arguments.images.glob("*.png"))[: arguments.limit]
     if not paths or len(arguments.qualities) < 2:
         parser.error("give a folder of .png files and two qualities or more")
-    codec.compress(np.zeros((64, 64, 3), np.uint8), model=arguments.model)
+    api.compress(np.zeros((64, 64, 3), np.uint8), model=arguments.model)
     rows = []
     for path in paths:
         for quality in arguments.qualities:
             rows += measure(path, quality, arguments.model, arguments.crop)
-            print(path.name, quality, *(round(row["cost"], 4) for row in rows[-len(codec.EFFORT_ROUNDS) :]), flush=True)
+            print(path.name, quality, *(round(row["cost"], 4) for row in rows[-len(EFFORT_ROUNDS) :]), flush=True)
     summary = []
-    for effort, rounds in enumerate(codec.EFFORT_ROUNDS):
+    for effort, rounds in enumerate(EFFORT_ROUNDS):
         curves = {level: {path.name: [(row["bpp"], row["psnr_db"]) for row in rows if (row["picture"], row["effort"]) == (path.name, level)] for path in paths} for level in (0, effort)}
         own = [row for row in rows if row["effort"] == effort]
         before = [row for row in rows if row["effort"] == 0]

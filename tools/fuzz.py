@@ -40,8 +40,9 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 from PIL import Image
 
-from looc_codec import container, images, registry
-from looc_codec.container import Chunk
+from looc_codec import images, registry
+from looc_codec.format import container
+from looc_codec.format.container import Chunk
 from looc_codec.errors import LoocError, ModelError
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -276,11 +277,11 @@ def build_target(name: str) -> Target:
         return metadata_target()
     if name == "weights":
         return weights_target()
-    from looc_codec import codec
-    from looc_codec.model import load_model
+    from looc_codec import api
+    from looc_codec.codec.model import read_model
 
-    model = codec.load_model() if name == "photo" else load_model(OLD_WEIGHTS if name == "old" else TINY_WEIGHTS)
-    seeds = [codec.compress_picture(picture, quality=quality, model=model) for picture, quality in zip(pictures_with_metadata(), (30, 90, 5, 60, 50), strict=True)]
+    model = api.load_model() if name == "photo" else read_model(OLD_WEIGHTS if name == "old" else TINY_WEIGHTS)
+    seeds = [api.compress_picture(picture, quality=quality, model=model).data for picture, quality in zip(pictures_with_metadata(), (30, 90, 5, 60, 50), strict=True)]
     if name != "photo":
         seeds += [path.read_bytes() for path in sorted(GOLDEN.glob("*.looc"))]
     parsed = [fields_of(data) for data in seeds]
@@ -304,11 +305,12 @@ def build_target(name: str) -> Target:
             info.info([str(path)], as_json=chance.random() < 0.5)
 
     def run_decompress(data: bytes, chance: random.Random) -> None:
-        codec.decompress(data, model=model, max_pixels=MAX_PIXELS)
+        api.decompress(data, model=model, max_pixels=MAX_PIXELS)
 
     def run_preview(data: bytes, chance: random.Random) -> None:
-        groups = chance.choice((None, 0, 1, 2))
-        codec.decompress(data[: chance.randrange(len(data) + 1)], model=model, max_pixels=MAX_PIXELS, groups=groups, allow_truncated=True)
+        groups, scale = chance.choice((None, 0, 1, 2)), chance.choice((1, 1, 1 / 2, 1 / 4, 1 / 8, 1 / 16))
+        part = data[: chance.randrange(len(data) + 1)]
+        api.decompress(part, model=model, max_pixels=MAX_PIXELS, groups=groups, scale=scale, allow_truncated=True)
 
     def run_pillow(data: bytes, chance: random.Random) -> None:
         # A file on disk reads by the length asked for, which a header may claim; bytes in memory do not.
@@ -327,7 +329,7 @@ def build_target(name: str) -> Target:
     if name == "preview":
         return Target(run_preview, mutate, (LoocError,), seeds)
     if name == "verify":
-        return Target(lambda data, chance: codec.verify(data, model=model, max_pixels=MAX_PIXELS), mutate, (LoocError,), seeds)
+        return Target(lambda data, chance: api.verify(data, model=model, max_pixels=MAX_PIXELS), mutate, (LoocError,), seeds)
     if name == "pillow":
         import looc_codec.pillow_plugin  # noqa: F401
 
@@ -338,11 +340,13 @@ def build_target(name: str) -> Target:
 
 def forge_checksums(fields: Fields, model) -> None:
     """Sets the checksums of the codes, of the latent and of details, to those of what the payload decodes to, so that a forged one passes them; they stay where it does not decode."""
-    from looc_codec import codec
+    from looc_codec import api
+    from looc_codec.codec import decoder as decoding
+    from looc_codec.format.order import grid_size
 
-    recorded: list[codec.CodeChecksum] = []
+    recorded: list[decoding.CodeChecksum] = []
 
-    class Recording(codec.CodeChecksum):
+    class Recording(decoding.CodeChecksum):
         def __init__(self, segments: int) -> None:
             super().__init__(segments)
             recorded.append(self)
@@ -350,28 +354,28 @@ def forge_checksums(fields: Fields, model) -> None:
     if not 1 <= fields.quality <= 100 or not 0 < fields.width * fields.height <= MAX_PIXELS:
         return
     count = len(model.config.groups)
-    grid = codec.grid_size(fields.width, fields.height)
-    original, codec.CodeChecksum = codec.CodeChecksum, Recording
+    grid, decoder = grid_size(fields.width, fields.height), api.decoder_for(model, threads=1)
+    original, decoding.CodeChecksum = decoding.CodeChecksum, Recording
     try:
         # Only the numbers are wanted here; the case itself runs afterwards and is judged. A first try says what the checksum of the latent should be.
         with contextlib.suppress(LoocError):
-            codec.decode_latent(tuple(fields.segments[:count]), fields.code_checksum, *grid, fields.quality, model)
+            decoder.decode_latent(tuple(fields.segments[:count]), fields.code_checksum, grid, fields.quality)
         if not recorded:
             return
         fields.code_checksum = recorded.pop().value
-        if model.details is None or len(fields.segments) != count + 1 or not fields.segments[count]:
+        if not model.has_details or len(fields.segments) != count + 1 or not fields.segments[count]:
             return
         try:
-            latent_hat = codec.decode_latent(tuple(fields.segments[:count]), fields.code_checksum, *grid, fields.quality, model)
+            latent = decoder.decode_latent(tuple(fields.segments[:count]), fields.code_checksum, grid, fields.quality)
         except LoocError:
             return
         recorded.clear()
         with contextlib.suppress(LoocError):
-            codec.decode_details(fields.segments[count], latent_hat, fields.quality, model)
+            decoder.decode_details(fields.segments[count], latent, fields.quality)
         if recorded:
             fields.segments[count] = bytes([recorded[0].value & 255]) + fields.segments[count][1:]
     finally:
-        codec.CodeChecksum = original
+        decoding.CodeChecksum = original
 
 
 def metadata_target() -> Target:
@@ -412,11 +416,12 @@ def metadata_target() -> Target:
 def weights_target() -> Target:
     """Weights files whose header, configuration or tensors are damaged; most get the fingerprint that fits their tensors."""
     from safetensors import SafetensorError
-    from safetensors.torch import load
+    from safetensors.numpy import load
 
-    from looc_codec import codec
+    from looc_codec import api
+    from looc_codec.codec.model import CRITICAL, read_model
     from looc_codec.config import LoocConfig
-    from looc_codec.model import CRITICAL, fingerprint_of, load_model
+    from looc_codec.format.integers import fingerprint_of
 
     seed = TINY_WEIGHTS.read_bytes()
     header_bytes = int.from_bytes(seed[:8], "little")
@@ -467,9 +472,9 @@ def weights_target() -> Target:
     def run(case: bytes, chance: random.Random) -> None:
         path.write_bytes(case)
         registry.read_entry(path)
-        model = load_model(path)
+        model = read_model(path)
         # What loads must also work: whatever its integers say, a picture goes there and back.
-        picture = codec.decompress(codec.compress(pattern(40, 24, 1), quality=chance.randrange(1, 101), model=model), model=model)
+        picture = api.decompress(api.compress(pattern(40, 24, 1), quality=chance.randrange(1, 101), model=model), model=model)
         assert picture.size == (40, 24)
 
     return Target(run, mutate, (ModelError,), [])
@@ -512,10 +517,8 @@ def one_case(target: Target, name: str, number: int) -> tuple[bytes, str, str | 
 def work(name: str, count: int, room_mib: int, progress: Path) -> dict:
     import faulthandler
 
-    import torch
-
     faulthandler.enable()
-    torch.set_num_threads(1)
+    os.environ["LOOC_THREADS"] = "1"
     warnings.simplefilter("ignore")
     target = build_target(name)
     # Warming up: libraries keep buffers and caches that belong to no case.
@@ -529,7 +532,7 @@ def work(name: str, count: int, room_mib: int, progress: Path) -> dict:
         for number in range(count):
             os.pwrite(current.fileno(), b"%12d" % number, 0)
             before = start_peak_kib()
-            # Anew for each case: torch keeps something for every new size of picture (30 MiB of address space for 1000 cases, hardly any of
+            # Anew for each case: libraries keep something for every new size of picture (30 MiB of address space for 1000 cases, hardly any of
             # it resident), and crashed when a limit for the whole process ran out after 5000.
             limit = status_kib("VmSize") * 1024 + room_mib * 2**20
             resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))

@@ -17,7 +17,8 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
-from looc_codec import codec, images
+from looc_codec import api, images
+from looc_codec.codec.model import CodecModel
 from looc_codec.errors import ImageError
 
 OPENING = """# Strange files
@@ -32,13 +33,13 @@ are at hand and allows nothing but a picture or an `ImageError`.
 """
 
 
-def row(path: Path, model: codec.LoocModel) -> tuple[str, str]:
+def row(path: Path, model: CodecModel) -> tuple[str, str]:
     """Result ("kept", "converted" or "refused") and table row of one file."""
     try:
         picture = images.read_picture(path, name=path.name)
     except ImageError as error:
         return "refused", f"| {path.name} | refused | | {error} |"
-    back = codec.decompress_picture(codec.compress_picture(picture, quality=50, model=model), model=model)
+    back = api.restore_picture(api.compress_picture(picture, quality=50, model=model).data, model=model)
     same = back.rgb.shape == picture.rgb.shape and (back.icc, back.exif, back.xmp) == (picture.icc, picture.exif, picture.xmp)
     if not same or not np.array_equal(back.alpha, picture.alpha):
         raise SystemExit(f"{path.name} does not come back as it went in")
@@ -55,7 +56,7 @@ def main() -> None:
     paths = sorted(path for path in arguments.folder.iterdir() if path.is_file() and path.suffix != ".md")
     if not paths:
         parser.error(f"{arguments.folder} holds no files")
-    model = codec.load_model()
+    model = api.load_model()
     rows = [row(path, model) for path in paths]
     counts = {result: sum(found == result for found, _ in rows) for result in ("kept", "converted", "refused")}
     page = OPENING.format(count=len(rows), **counts) + "\n".join(line for _, line in rows) + "\n"

@@ -14,28 +14,27 @@ import statistics
 import sys
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 
 def measure(paths: list[Path], quality: int, model_name: str) -> list[dict[str, float]]:
     """One row for each number of kept segments, means over the pictures: the channel groups, and details at qualities that have them."""
-    from looc_codec import codec, container, images
+    from looc_codec import api, images
+    from looc_codec.format import container
     from looc_codec.metrics import psnr_db
 
-    model = codec.load_model(model_name)
-    count = len(model.config.groups) + (model.details is not None and quality >= model.config.detail_quality)
+    model = api.load_model(model_name)
+    count = len(model.config.groups) + (model.has_details and quality >= model.config.detail_quality)
     rows: list[list[tuple[float, float]]] = [[] for _ in range(count)]
     for path in paths:
         picture = images.read_picture(path).without_metadata()
-        data = codec.compress_picture(picture, quality=quality, model=model)
+        data = api.compress_picture(picture, quality=quality, model=model, threads=1).data
         for groups in range(1, count + 1):
             # Not every file of a quality that may have details has them.
             cut = groups < len(container.unpack(data).segments)
             size = len(container.truncate(data, groups=groups) if cut else data)
-            preview = codec.decompress_picture(data, model=model, groups=groups if cut else None)
+            preview = api.restore_picture(data, model=model, groups=groups if cut else None, threads=1)
             rows[groups - 1].append((8 * size / (picture.width * picture.height), psnr_db(picture.rgb, preview.rgb)))
     means = [[round(statistics.mean(column), 4) for column in zip(*row, strict=True)] for row in rows]
     whole = means[-1][0]
@@ -68,7 +67,6 @@ def main() -> None:
     parser.add_argument("--model", default="photo")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/progressive")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     paths = sorted(arguments.images.glob("*.png"))[: arguments.limit]
     if not paths:
         parser.error(f"no .png files in {arguments.images}; give a folder with --images")

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 def main() -> None:
     from looc_codec.data import PictureStore, load_pictures
+    from looc_codec.codec.model import read_model
     from looc_codec.training.run import COUNT_BATCHES, export_weights, fit_codes, model_of
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -31,8 +32,9 @@ def main() -> None:
         # The tensors of weights are read from their file when they are needed.
         parser.error(f"{arguments.out} exists; give another name")
     torch.set_num_threads(1)
+    source = read_model(arguments.weights)
     model = model_of(arguments.weights).requires_grad_(False)
-    core = {name: value for name, value in model.core_tensors.items() if not name.startswith("codebook.")}
+    core = {name: value for name, value in source.core.items() if not name.startswith("codebook.")}
 
     def report(kind: str, figures: dict) -> None:
         if figures["batch"] % 20 == 0:
@@ -41,7 +43,7 @@ def main() -> None:
     store = PictureStore(load_pictures(arguments.data, min_side=256))
     found = fit_codes(model, store, "cpu", report, more=arguments.more)
     core |= {f"codebook.{name}": value for name, value in model.codebook.export().items()}
-    exported = export_weights(model, arguments.out, model.description, core)
+    exported = export_weights(model, arguments.out, source.description, core)
     print(f"{arguments.out}: {exported.fingerprint.hex()}, {found.bits_per_unit:.4f} bits a unit under the tables before the last")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import os
 import warnings
 from dataclasses import dataclass
@@ -10,81 +10,185 @@ from typing import Annotated
 
 import typer
 
-from looc_codec.cli.batch import Job, Record, plan_jobs, record_file, run_batch, shown
+from looc_codec.cli.batch import run_batch
+from looc_codec.cli.help import Example
 from looc_codec.cli.options import (
     DEFAULT_MAX_PIXELS,
     Device,
     DeviceOption,
+    DryRunOption,
     ForceOption,
     JobsOption,
     JsonOption,
+    KeepTimeOption,
     MaxPixelsOption,
     ModelOption,
     OutputOption,
     QuietOption,
-    UpdateOption,
+    ThreadsOption,
     parse_size,
+    real,
     refuse_json_beside_data,
+    whole,
 )
+from looc_codec.cli.planning import Job, plan_jobs
 from looc_codec.cli.printing import size_text
-from looc_codec.cli.streams import STANDARD_STREAM, write_stdout
+from looc_codec.cli.records import Line, Record, record_file, shown
+from looc_codec.cli.streams import STANDARD_STREAM, read_looc_header, write_stdout
+from looc_codec.errors import FormatError, OutputError
 from looc_codec.registry import find_model
+
+EXAMPLES = (
+    Example("looc compress photo.jpg", "writes photo.looc beside it."),
+    Example("looc compress holiday/ -o packed/ -q 40 -j 4", "all pictures of a folder, four at once."),
+    Example("looc compress photo.jpg --target-size 200kB", "the best file of at most 200,000 bytes."),
+)
+
+DEFAULT_QUALITY = 50
+"""Equal to api.DEFAULT_QUALITY, which numpy would be loaded for."""
 
 
 def compress(
     ctx: typer.Context,
     inputs: Annotated[
-        list[str], typer.Argument(metavar="IN...", help="Pictures, folders of pictures, or - for standard input.", show_default=False)
+        list[str], typer.Argument(metavar="IN...", help="Pictures, folders of pictures, or - for standard input.")
     ],
     output: OutputOption = None,
     quality: Annotated[
         int | None,
-        typer.Option("-q", "--quality", min=1, max=100, help="Higher is better and larger. Default: 50.", show_default=False),
+        typer.Option(
+            "-q",
+            "--quality",
+            metavar="N",
+            parser=whole(1, 100),
+            help=f"1 to 100: a higher one is better and larger. [default: {DEFAULT_QUALITY}]",
+        ),
     ] = None,
     target_bpp: Annotated[
         float | None,
-        typer.Option("--target-bpp", metavar="BPP", help="At most so many bits per pixel instead of -q.", show_default=False),
+        typer.Option(
+            "--target-bpp", metavar="BPP", parser=real(0), help="At most so many bits per pixel, instead of -q."
+        ),
     ] = None,
     target_size: Annotated[
         int | None,
         typer.Option(
-            "--target-size", metavar="SIZE", parser=parse_size, show_default=False,
-            help="At most so large a file instead of -q, for example 200kB; nearly always within 2% of it.",
+            "--target-size",
+            metavar="SIZE",
+            parser=parse_size,
+            help="At most so large a file, for example 200kB, instead of -q; nearly always within 2% of it.",
         ),
     ] = None,
     target_psnr: Annotated[
         float | None,
-        typer.Option("--target-psnr", metavar="DB", help="At least so many dB of PSNR instead of -q.", show_default=False),
+        typer.Option("--target-psnr", metavar="DB", parser=real(0), help="At least so many dB of PSNR, instead of -q."),
     ] = None,
     effort: Annotated[
-        int, typer.Option("--effort", min=0, max=3, help="Time spent on a better picture for its bytes: 0 fast, 3 slow. Restoring takes no longer.")
+        int,
+        typer.Option(
+            "--effort",
+            metavar="N",
+            parser=whole(0, 3),
+            help="Time spent on a better picture for its bytes: 0 fast to 3 slow. Restoring takes no longer.",
+        ),
     ] = 0,
     model: ModelOption = "photo",
     device: DeviceOption = Device.cpu,
+    threads: ThreadsOption = None,
     force: ForceOption = False,
-    update: UpdateOption = False,
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update",
+            "-u",
+            help="Leave outputs that are not older than their input, whole, and of the quality, target and model"
+            " asked for; replace others."
+            " A file does not say its effort, nor the PSNR that it was made for: these are not compared.",
+        ),
+    ] = False,
+    keep_time: KeepTimeOption = False,
     workers: JobsOption = 1,
     strip: Annotated[bool, typer.Option("--strip", help="Leave out colour profile, EXIF and XMP.")] = False,
+    dry_run: DryRunOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
     max_pixels: MaxPixelsOption = DEFAULT_MAX_PIXELS,
 ) -> None:
     """Compress pictures to .looc files."""
-    _check_targets({"-q": quality, "--target-bpp": target_bpp, "--target-size": target_size, "--target-psnr": target_psnr})
-    jobs = plan_jobs(inputs, output, ".looc", force=force, update=update)
-    refuse_json_beside_data(jobs, as_json)
-    needed = any(job.refusal is None and not job.up_to_date for job in jobs)
+    _check_targets(
+        {"-q": quality, "--target-bpp": target_bpp, "--target-size": target_size, "--target-psnr": target_psnr}
+    )
+    asked = _Asked(model, quality, target_bpp, target_size, target_psnr, strip)
+    plan = plan_jobs(inputs, output, ".looc", force=force, update=update, is_as_asked=asked.is_met_by, dry_run=dry_run)
+    refuse_json_beside_data(plan.jobs, as_json)
+    needed = any(job.to_do for job in plan.jobs)
     path = str(find_model(model).path) if needed else ""
-    if needed and workers == 1:
+    if needed and workers == 1 and not dry_run:
         # A bad model or device fails here once, not for each file.
-        from looc_codec import codec
+        from looc_codec import api
 
-        codec.load_model(path, device=device.value)
+        api.encoder_for(api.load_model(path), effort=effort, threads=threads, device=device.value)
     work = Compression(
-        path, device.value,
-        quality, target_bpp, target_size, target_psnr, effort, strip, max_pixels,
+        path, device.value, threads,
+        quality, target_bpp, target_size, target_psnr, effort, strip, max_pixels, keep_time,
     )  # fmt: skip
-    run_batch(jobs, work, _describe, verb="compressing", workers=workers, quiet=quiet, as_json=as_json, debug=ctx.find_root().params["debug"])
+    run_batch(
+        plan,
+        work,
+        _describe,
+        verb="compressing",
+        workers=workers,
+        quiet=quiet,
+        as_json=as_json,
+        debug=ctx.find_root().params["debug"],
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What an existing output is compared with: the part of what was asked for that a .looc file tells."""
+
+    model: str
+    quality: int | None
+    target_bpp: float | None
+    target_size: int | None
+    target_psnr: float | None
+    strip: bool
+
+    @functools.cached_property
+    def fingerprint(self) -> bytes:
+        return find_model(self.model).fingerprint
+
+    def is_met_by(self, output: str) -> bool:
+        """Whether the file was made of the same quality, or hits the target, with the same model, and is whole.
+
+        Raises:
+            OutputError: it is no .looc file at all, so nobody asked for it to be replaced.
+        """
+        try:
+            header, size_bytes = read_looc_header(output)
+        except (FormatError, OSError):
+            raise OutputError(
+                f"{output} is not older than its input, but no .looc file that can be read; --force replaces it"
+            ) from None
+        if size_bytes != header.file_bytes or header.fingerprint != self.fingerprint:
+            return False
+        if self.strip and any(chunk.type in _STRIPPED_CHUNKS for chunk in header.chunks):
+            return False
+        limit = self.target_size
+        if self.target_bpp is not None:
+            limit = self.target_bpp * header.width * header.height / 8
+        if limit is not None:
+            # The best picture that there is may need less.
+            return size_bytes <= limit and (size_bytes >= _TARGET_REACHED * limit or header.quality == 100)
+        if self.target_psnr is not None:
+            return True
+        return header.quality == (DEFAULT_QUALITY if self.quality is None else self.quality)
+
+
+_STRIPPED_CHUNKS = ("iccp", "exif", "xmp_")
+_TARGET_REACHED = 0.9
+"""Share of a target that a file made for it has at least; nearly all are within 2%."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +197,7 @@ class Compression:
 
     model: str
     device: str
+    threads: int | None
     quality: int | None
     target_bpp: float | None
     target_size: int | None
@@ -100,54 +205,57 @@ class Compression:
     effort: int
     strip: bool
     max_pixels: int
+    keep_time: bool
 
     def __call__(self, job: Job, record: Record) -> None:
-        from looc_codec import codec, container, files, images, rate_control
+        from looc_codec import api, files, images
+        from looc_codec.format import container
 
         # What matters about a picture becomes a notice. The filter is the process's own, which is the program's here.
         warnings.filterwarnings("ignore", module=r"PIL|pillow_")
         # Read once per process.
-        model = codec.load_model(self.model, device=self.device)
+        model = api.load_model(self.model)
+        api.encoder_for(model, threads=self.threads, device=self.device).prepare()
         picture = images.read_picture(job.input, max_pixels=self.max_pixels)
         if self.strip:
             picture = picture.without_metadata()
         record.notices = list(picture.notices)
-        trial = None
-        if self.target_bpp is not None:
-            trial = rate_control.compress_to_bpp(picture, self.target_bpp, model=model, effort=self.effort)
-        elif self.target_size is not None:
-            trial = rate_control.compress_to_size(picture, self.target_size, model=model, effort=self.effort)
-        elif self.target_psnr is not None:
-            trial = rate_control.compress_to_psnr(picture, self.target_psnr, model=model, effort=self.effort)
-        if trial is None:
-            quality = codec.DEFAULT_QUALITY if self.quality is None else self.quality
-            data = codec.compress_picture(picture, quality=quality, model=model, effort=self.effort)
-        else:
-            data = trial.data
-            record.notices += [trial.notice] if trial.notice else []
+        trial = api.compress_picture(
+            picture,
+            quality=DEFAULT_QUALITY if self.quality is None else self.quality,
+            target=api.target_of(self.target_size, self.target_bpp, self.target_psnr),
+            model=model,
+            effort=self.effort,
+            threads=self.threads,
+            device=self.device,
+        )
+        data = trial.data
+        record.notices += [trial.notice] if trial.notice else []
         record_file(record, container.read_header(data), len(data))
         record.model = model.name
         if job.output == STANDARD_STREAM:
             write_stdout(data)
         else:
             record.picture_bytes = os.path.getsize(job.input) if job.input != STANDARD_STREAM else None
-            with files.write_atomically(job.output, force=job.replace) as file:
+            modified_ns = os.stat(job.input).st_mtime_ns if self.keep_time and job.input != STANDARD_STREAM else None
+            with files.write_atomically(job.output, force=job.replace, modified_ns=modified_ns) as file:
                 file.write(data)
 
 
 def _check_targets(given: dict[str, float | None]) -> None:
-    """Wrong usage: more than one of the options that decide the size, or a target that is not a number above 0."""
+    """Wrong usage: more than one of the options that decide the size, or a target of nothing."""
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) > 1:
         raise typer.BadParameter(f"{' and '.join(given)} cannot be combined; give one of them")
     for name, value in given.items():
-        if not math.isfinite(value) or value <= 0:
-            raise typer.BadParameter(f"{name} {value} is not a number above 0")
+        if value <= 0:
+            raise typer.BadParameter(f"{name} {value:g} is not above 0")
 
 
-def _describe(record: Record) -> str:
+def _describe(record: Record) -> Line:
     before = f"{size_text(record.picture_bytes)} -> " if record.picture_bytes else ""
-    return (
-        f"{shown(os.path.basename(record.input))} -> {shown(record.output)}  {record.width} x {record.height}"
-        f"  {before}{size_text(record.bytes)}  {record.bpp:.3f} bpp  q {record.quality}  {record.seconds:.2f} s"
-    )
+    return Line(
+        shown(os.path.basename(record.input)), shown(record.output),
+        f"{record.width} x {record.height}  {before}{size_text(record.bytes)}  {record.bpp:.3f} bpp  q"
+        f" {record.quality}  {record.seconds:.2f} s",
+    )  # fmt: skip

@@ -6,22 +6,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from looc_codec.cli.help import Example
 from looc_codec.cli.options import JsonOption
-from looc_codec.cli.printing import fail, one_sentence, print_json, printable, size_text
+from looc_codec.cli.printing import fail, one_sentence, print_json, printable, say, size_text
 from looc_codec.cli.streams import read_looc_bytes
 from looc_codec.errors import LoocError, ModelError
 from looc_codec.registry import find_by_fingerprint
 
 if TYPE_CHECKING:
-    from looc_codec.container import Header
+    from looc_codec.format.container import Header
+
+EXAMPLES = (
+    Example("looc info photo.looc", "size, quality, model and parts."),
+    Example("looc info --json packed/*.looc", "one line of JSON for each file."),
+    Example("looc info - < photo.looc", "from standard input."),
+)
 
 
 def info(
-    inputs: Annotated[list[str], typer.Argument(metavar="FILE...", help=".looc files, or - for standard input.", show_default=False)],
+    inputs: Annotated[list[str], typer.Argument(metavar="FILE...", help=".looc files, or - for standard input.")],
     as_json: JsonOption = False,
 ) -> None:
     """Show size, quality, model and parts of .looc files."""
-    from looc_codec.container import held_segments, read_header
+    from looc_codec.format.container import held_segments, read_header
 
     failed = False
     for name in inputs:
@@ -74,17 +81,24 @@ def describe_header(header: Header, size_bytes: int) -> dict[str, Any]:
         "segment_bytes": list(header.segment_lengths_bytes),
         "chunk_bytes": {chunk.type: chunk.length_bytes for chunk in header.chunks},
         "filter_bytes": len(header.filter),
-        "overhead_bytes": header.file_bytes - payload_bytes - len(header.filter) - sum(chunk.length_bytes for chunk in header.chunks),
+        "overhead_bytes": header.file_bytes
+        - payload_bytes
+        - len(header.filter)
+        - sum(chunk.length_bytes for chunk in header.chunks),
         "code_checksum": f"{header.code_checksum:08x}",
     }
 
 
 def _print_record(name: str, record: dict[str, Any]) -> None:
     chunks = ", ".join(f"{kind} {size_text(length)}" for kind, length in record["chunk_bytes"].items())
-    print(printable(name))
+    say(printable(name))
     for label, text in (
         ("picture", f"{record['width']} x {record['height']}, {record['colour']}, quality {record['quality']}"),
-        ("file", f"{size_text(record['bytes'])}, {record['bpp']:.3f} bits per pixel, format version {record['format_version']}"),
+        (
+            "file",
+            f"{size_text(record['bytes'])}, {record['bpp']:.3f} bits per pixel, format version"
+            f" {record['format_version']}",
+        ),
         ("model", f"{record['model'] or 'not installed'}, fingerprint {record['fingerprint']}"),
         ("groups", "{} of {} channel groups".format(*record["groups"])),
         ("payload", ", ".join(size_text(length) for length in record["segment_bytes"])),
@@ -92,4 +106,4 @@ def _print_record(name: str, record: dict[str, Any]) -> None:
         ("metadata", chunks or "none"),
         ("overhead", size_text(record["overhead_bytes"])),
     ):
-        print(f"  {label:9} {text}")
+        say(f"  {label:9} {text}")

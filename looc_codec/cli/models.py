@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from looc_codec.cli.help import Example
 from looc_codec.cli.options import JsonOption
-from looc_codec.cli.printing import note, print_json, printable, size_text
-from looc_codec.registry import installed_models, user_model_folder
+from looc_codec.cli.printing import note, print_json, printable, say, size_text
+from looc_codec.registry import installed_models, place_for_models
+
+EXAMPLES = (
+    Example("looc models", "names, versions, sizes and places."),
+    Example("looc models --json", "the same, for scripts."),
+    Example("LOOC_MODELS=runs/a looc models", "with those of another folder."),
+)
 
 
 def models(as_json: JsonOption = False) -> None:
@@ -23,9 +30,9 @@ def models(as_json: JsonOption = False) -> None:
                 }
             )
             continue
-        print(f"{entry.name}  version {entry.version}  {entry.fingerprint.hex()}  {size_text(entry.size_bytes)}")
+        say(f"{entry.name}  version {entry.version}  {entry.fingerprint.hex()}  {size_text(entry.size_bytes)}")
         if entry.description:
-            print(f"    {printable(entry.description)}")
-        print(f"    {printable(str(entry.path))}")
+            say(f"    {printable(entry.description)}")
+        say(f"    {printable(str(entry.path))}")
     if not entries:
-        note(f"no models are installed; put .safetensors model files into {user_model_folder()}")
+        note(f"no models are installed; put .safetensors model files into {place_for_models()}")

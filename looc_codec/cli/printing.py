@@ -6,6 +6,7 @@ import json
 import sys
 from typing import Any
 
+from looc_codec.cli.streams import discard, stdout_errors
 from looc_codec.errors import LoocError
 
 
@@ -16,12 +17,23 @@ def fail(sentence: str) -> None:
 
 def note(line: str) -> None:
     """Prints one line for people on stderr, which is free of data whatever stdout carries."""
-    print(printable(line), file=sys.stderr)
+    try:
+        print(printable(line), file=sys.stderr)
+    except OSError:
+        # A full disk, or a reader that has gone, takes the line but not the work that it is about.
+        discard(sys.stderr)
+
+
+def say(line: str = "") -> None:
+    """Prints one line of a result on stdout, at once, so that what goes wrong there is told in a sentence."""
+    with stdout_errors():
+        print(line, flush=True)
 
 
 def print_json(record: dict[str, Any]) -> None:
     """Prints one JSON object on one line of stdout, at once, so that a reader can follow a long batch."""
-    print(json.dumps(record), flush=True)
+    with stdout_errors():
+        print(json.dumps(record), flush=True)
 
 
 def one_sentence(error: BaseException) -> str | None:

@@ -10,25 +10,88 @@ from typing import Annotated, Any
 
 import typer
 
-from looc_codec.cli.options import JsonOption, ModelOption, QuietOption
-from looc_codec.cli.printing import fail, note, print_json
+from looc_codec.cli.help import Example
+from looc_codec.cli.options import JsonOption, ModelOption, QuietOption, real, whole
+from looc_codec.cli.printing import fail, note, print_json, say
+
+EXAMPLES = (
+    Example("looc report photos/ --out report/", "looc against JPEG, WebP and AVIF; look at report/report.html."),
+    Example(
+        "looc report photos/ --out report/ --codecs looc,looc-effort1,avif",
+        "other codecs; points measured before are kept.",
+    ),
+    Example("looc report photos/ --out quick/ --limit 3 --qualities 20,50,80", "a first look at three pictures."),
+)
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of pictures.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", metavar="OUT", help="Folder for results and report; points found there are not measured again.", show_default=False)],
-    codecs: Annotated[str, typer.Option("--codecs", metavar="LIST", help="Of looc, looc-effort1 to looc-effort3, jpeg, webp, avif, jxl.")] = "looc,jpeg,webp,avif",
-    qualities: Annotated[list[str] | None, typer.Option("--qualities", metavar="LIST", help="10,50 for all codecs, jpeg:20,80 for one (again for more). Default: 11 to 15 for each codec, from 0.1 to 1.6 bpp.", show_default=False)] = None,
-    metrics: Annotated[str, typer.Option("--metrics", metavar="LIST", help="Of psnr, ms-ssim, ssimulacra2, butteraugli, lpips, dists, fid.")] = "psnr,ms-ssim,ssimulacra2",
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of pictures.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="OUT", help="Folder for results and report; points found there are not measured again."
+        ),
+    ],
+    codecs: Annotated[
+        str,
+        typer.Option("--codecs", metavar="LIST", help="Of looc, looc-effort1 to looc-effort3, jpeg, webp, avif, jxl."),
+    ] = "looc,jpeg,webp,avif",
+    qualities: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--qualities",
+            metavar="LIST",
+            help="10,50 for all codecs, jpeg:20,80 for one (again for more). Default: 11 to 15 for each codec, from"
+            " 0.1 to 1.6 bpp.",
+        ),
+    ] = None,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            "--metrics", metavar="LIST", help="Of psnr, ms-ssim, ssimulacra2, butteraugli, lpips, dists, fid."
+        ),
+    ] = "psnr,ms-ssim,ssimulacra2",
     model: ModelOption = "photo",
-    against: Annotated[str | None, typer.Option("--against", metavar="NAME", help="kodak-published: published curves beside ours, on Kodak only.", show_default=False)] = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Processes.  [default: one for each core]", show_default=False)] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first so many pictures.", show_default=False)] = None,
-    refresh: Annotated[str, typer.Option("--refresh", metavar="LIST", help="Measure these codecs again.", show_default=False)] = "",
-    compare_bpp: Annotated[float, typer.Option("--compare-bpp", min=0.01, max=24.0, help="Bits per pixel of the side-by-side pictures.")] = 0.3,
-    picture: Annotated[list[str] | None, typer.Option("--picture", metavar="NAME", help="Picture for the side-by-side, again for more. Default: looc's best, middle and worst.", show_default=False)] = None,
-    front: Annotated[str | None, typer.Option("--front", metavar="NAME", help="Write front.png too: a detail of this picture from every codec at equal bytes.", show_default=False)] = None,
-    front_at: Annotated[str | None, typer.Option("--front-at", metavar="X,Y", help="Left upper corner of that detail. Default: the liveliest.", show_default=False)] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="NAME", help="kodak-published: published curves beside ours, on Kodak only."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", metavar="N", parser=whole(1), help="Processes. [default: one for each core]")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", parser=whole(1), help="Use only the first so many pictures.")
+    ] = None,
+    refresh: Annotated[str, typer.Option("--refresh", metavar="LIST", help="Measure these codecs again.")] = "",
+    compare_bpp: Annotated[
+        float,
+        typer.Option(
+            "--compare-bpp",
+            metavar="X",
+            parser=real(0.01, 24.0),
+            help="Bits per pixel of the side-by-side pictures, up to 24.",
+        ),
+    ] = 0.3,
+    picture: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--picture",
+            metavar="NAME",
+            help="Picture for the side-by-side, again for more. Default: looc's best, middle and worst.",
+        ),
+    ] = None,
+    front: Annotated[
+        str | None,
+        typer.Option(
+            "--front",
+            metavar="NAME",
+            help="Write front.png too: a detail of this picture from every codec at equal bytes.",
+        ),
+    ] = None,
+    front_at: Annotated[
+        str | None,
+        typer.Option("--front-at", metavar="X,Y", help="Left upper corner of that detail. Default: the liveliest."),
+    ] = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,16 +115,23 @@ def report(
     from looc_codec.report.summary import markdown
 
     request = ReportRequest(
-        folder=folder, out=out, qualities=chosen, metrics=tuple(wanted), model=model, against=against, jobs=jobs or os.cpu_count() or 1,
-        limit=limit, refresh=tuple(refreshed), compare_bpp=compare_bpp, pictures=tuple(picture or ()), front=front, front_at=corner,
+        folder=folder, out=out, qualities=chosen, metrics=tuple(wanted), model=model, against=against,
+        jobs=jobs or os.cpu_count() or 1, limit=limit, refresh=tuple(refreshed), compare_bpp=compare_bpp,
+        pictures=tuple(picture or ()), front=front, front_at=corner,
         command=("looc", *sys.argv[1:]),
     )  # fmt: skip
     with _progress(quiet) as (progress, stage):
         outcome = run_report(request, progress, stage)
     if as_json:
-        print_json({"written": [str(path) for path in outcome.written], "failures": outcome.failures, "pictures": len(outcome.summary.picture_names)})
+        print_json(
+            {
+                "written": [str(path) for path in outcome.written],
+                "failures": outcome.failures,
+                "pictures": len(outcome.summary.picture_names),
+            }
+        )
     elif not quiet:
-        print(markdown(outcome.summary, outcome.results))
+        say(markdown(outcome.summary, outcome.results))
         note(f"looc: the report is {out / 'report.html'}")
     for sentence in outcome.failures:
         fail(sentence)
@@ -81,7 +151,7 @@ def _corner(text: str | None) -> tuple[int, int] | None:
 
 @contextlib.contextmanager
 def _progress(quiet: bool) -> Iterator[tuple[Callable[[int, int, str], None], Callable[[str], None]]]:
-    """(told of every point, told of every stage): a bar with the time left on a terminal, a line now and then elsewhere."""
+    """(told of every point, told of every stage): a bar on a terminal, a line now and then elsewhere."""
     if quiet:
         yield lambda done, total, words: None, lambda words: None
         return
@@ -96,7 +166,13 @@ def _progress(quiet: bool) -> Iterator[tuple[Callable[[int, int, str], None], Ca
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns: list[Any] = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("time left"), TimeRemainingColumn()]
+    columns: list[Any] = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+    ]
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
         task = bar.add_task("measuring", total=None)
         yield (

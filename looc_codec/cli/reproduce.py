@@ -10,26 +10,93 @@ from typing import Annotated, Any
 
 import typer
 
-from looc_codec.cli.options import Device, DeviceOption, JsonOption, QuietOption
-from looc_codec.cli.printing import note, print_json
+from looc_codec.cli.help import Example
+from looc_codec.cli.options import Device, DeviceOption, JsonOption, QuietOption, real, whole
+from looc_codec.cli.printing import note, print_json, say
 
 ANALYSES = "analyses"
 
+EXAMPLES = (
+    Example("looc reproduce 1 --data data/ --out runs/papers", "trains and measures the rows of table 1."),
+    Example("looc reproduce 2 --dataset cifar10 --time-budget 5", "one data set, five minutes for each row."),
+    Example("looc reproduce analyses --out runs/papers", "draws the plots of what is trained."),
+)
+
 
 def reproduce(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="1, 2, 3, 4, 5, 6, 7, 8, 9, 10 or 12 of the LooC paper, or analyses for the plots.", show_default=False)],
-    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder that holds the data sets, laid out as for torchvision.")] = Path("data"),
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Tables, plots and trained rows; rows found there are not trained again.")] = Path("runs/papers"),
-    dataset: Annotated[list[str] | None, typer.Option("--dataset", metavar="NAME", help="mnist, fashion-mnist, cifar10, ffhq, imagenet or celeba, again for more. Default: those of the table.", show_default=False)] = None,
-    rows: Annotated[str | None, typer.Option("--rows", metavar="LIST", help="Rows such as cvq-1024x128,looc-256x4,rq-1024x128x4,pq-256x4x32,looc-256x4b2. Default: those of the table.", show_default=False)] = None,
-    epochs: Annotated[float | None, typer.Option("--epochs", min=0.0001, help="Epochs for each row, fractions allowed.  [default: 500, photographs 100]", show_default=False)] = None,
-    time_budget: Annotated[float | None, typer.Option("--time-budget", metavar="MINUTES", min=0.001, help="Minutes of training for each row instead.", show_default=False)] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Pictures in a batch.  [default: as in the papers, 1024 for small pictures]", show_default=False)] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Train on the first so many pictures only.", show_default=False)] = None,
-    test_limit: Annotated[int | None, typer.Option("--test-limit", min=1, help="Test on the first so many pictures only.", show_default=False)] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 42,
+    table: Annotated[
+        str,
+        typer.Argument(
+            metavar="TABLE", help="1, 2, 3, 4, 5, 6, 7, 8, 9, 10 or 12 of the LooC paper, or analyses for the plots."
+        ),
+    ],
+    data: Annotated[
+        Path,
+        typer.Option("--data", metavar="DIR", help="Folder that holds the data sets, laid out as for torchvision."),
+    ] = Path("data"),
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="DIR", help="Tables, plots and trained rows; rows found there are not trained again."
+        ),
+    ] = Path("runs/papers"),
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dataset",
+            metavar="NAME",
+            help="mnist, fashion-mnist, cifar10, ffhq, imagenet or celeba, again for more. Default: those of the"
+            " table.",
+        ),
+    ] = None,
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            "--rows",
+            metavar="LIST",
+            help="Rows, with commas between them: such as cvq-1024x128, looc-256x4, rq-1024x128x4, pq-256x4x32 or"
+            " looc-256x4b2. Default: those of the table.",
+        ),
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            "--epochs",
+            metavar="X",
+            parser=real(0.0001),
+            help="Epochs for each row, fractions allowed. [default: 500, photographs 100]",
+        ),
+    ] = None,
+    time_budget: Annotated[
+        float | None,
+        typer.Option(
+            "--time-budget", parser=real(0.001), metavar="MINUTES", help="Minutes of training for each row instead."
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            "--batch",
+            metavar="N",
+            parser=whole(1),
+            help="Pictures in a batch. [default: as in the papers, 1024 for small pictures]",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", metavar="N", parser=whole(1), help="Train on the first so many pictures only."),
+    ] = None,
+    test_limit: Annotated[
+        int | None,
+        typer.Option("--test-limit", metavar="N", parser=whole(1), help="Test on the first so many pictures only."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", parser=whole(0), help="Start of all random numbers.")
+    ] = 42,
     bf16: Annotated[bool, typer.Option("--bf16/--no-bf16", help="Convolutions in bfloat16 while training.")] = False,
-    perceptual: Annotated[bool, typer.Option("--perceptual/--no-perceptual", help="LPIPS in the loss, for photographs.")] = True,
+    perceptual: Annotated[
+        bool, typer.Option("--perceptual/--no-perceptual", help="LPIPS in the loss, for photographs.")
+    ] = True,
     gan: Annotated[bool, typer.Option("--gan/--no-gan", help="Adversarial loss, for photographs.")] = True,
     plots: Annotated[bool, typer.Option("--plots", help="Draw the plots of the analyses after the table.")] = False,
     device: DeviceOption = Device.cpu,
@@ -58,12 +125,17 @@ def reproduce(
     requests = []
     for name in dataset or known.datasets_of(table):
         settings = settings_for(
-            name, epochs=epochs, minutes=time_budget, batch=batch, seed=seed, bf16=bf16, limit=limit, test_limit=test_limit,
+            name, epochs=epochs, minutes=time_budget, batch=batch, seed=seed, bf16=bf16, limit=limit,
+            test_limit=test_limit,
             perceptual=perceptual, adversarial=gan,
         )  # fmt: skip
-        requests += [RowRequest(row, name, data, out, settings, device.value) for row in wanted or known.rows_of(table, name)]
+        requests += [
+            RowRequest(row, name, data, out, settings, device.value) for row in wanted or known.rows_of(table, name)
+        ]
     if not requests:
-        raise typer.BadParameter(f"table {table} has no row for {', '.join(dataset or ['any data set'])}; name rows with --rows")
+        raise typer.BadParameter(
+            f"table {table} has no row for {', '.join(dataset or ['any data set'])}; name rows with --rows"
+        )
     results: list[dict[str, Any]] = []
     with _progress(quiet) as stage:
         for result in run_rows(requests, stage):
@@ -73,7 +145,7 @@ def reproduce(
     if plots:
         written += draw_analyses(out, data, dataset)
     if not quiet and not as_json:
-        print(markdown(table, results))
+        say(markdown(table, results))
     _tell(written, quiet=quiet, as_json=as_json)
 
 
@@ -87,7 +159,7 @@ def _tell(written: list[Path], *, quiet: bool, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[float, str], None]]:
-    """Told of the part done and of what is happening: a bar with the time left on a terminal, a line a minute elsewhere."""
+    """Told of the part done and of what is happening: a bar on a terminal, a line a minute elsewhere."""
     if quiet:
         yield lambda part, words: None
         return
@@ -107,7 +179,14 @@ def _progress(quiet: bool) -> Iterator[Callable[[float, str], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns: list[Any] = [BarColumn(), TextColumn("{task.percentage:>5.1f}%"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.description}", markup=False)]
+    columns: list[Any] = [
+        BarColumn(),
+        TextColumn("{task.percentage:>5.1f}%"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    ]
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
         task = bar.add_task("opening the data", total=1.0)
         yield lambda part, words: bar.update(task, completed=part, description=words)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from contextlib import ExitStack
 from enum import Enum
@@ -11,14 +10,27 @@ from typing import Annotated, Any
 
 import typer
 
-from looc_codec.cli.options import Device, DeviceOption, JsonOption, QuietOption
+from looc_codec.cli.help import Example
+from looc_codec.cli.options import Device, DeviceOption, JsonOption, QuietOption, one_of, real, whole
 from looc_codec.cli.printing import note, print_json
 from looc_codec.errors import ModelError
+
+EXAMPLES = (
+    Example(
+        "looc train --data photos/ --out a --time-budget 60", "an hour, from nothing; Ctrl-C keeps what is learnt."
+    ),
+    Example("looc train --data photos/ --out a --resume", "goes on with it."),
+    Example(
+        "looc train --data photos --out b --stage codes --init a/checkpoint.safetensors",
+        "fits the codebook.",
+    ),
+)
 
 
 class Stage(str, Enum):
     """continuous: noise for the rate, rounding for the picture; codes: the shared codebook's own codes; synthesis: the
-    decoder's transform alone, on the codes of a weights file that stay as they are; details: what such weights code of the synthesis's errors at high quality."""
+    decoder's transform alone, on the codes of a weights file that stay as they are; details: what such weights code of
+    the synthesis's errors at high quality."""
 
     continuous = "continuous"
     codes = "codes"
@@ -55,27 +67,122 @@ class Dataset(str, Enum):
 
 
 def train(
-    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of pictures or of .tar shards of pictures, or the folder that holds the data set.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where checkpoint, log and weights go.")] = Path("runs/photo"),
-    dataset: Annotated[Dataset, typer.Option("--dataset", help="What lies in --data.")] = Dataset.folder,
-    stage: Annotated[Stage, typer.Option("--stage", help="First continuous, then codes with --init; synthesis with --init WEIGHTS improves the decoder alone, details fits their details alone.")] = Stage.continuous,
-    time_budget: Annotated[float | None, typer.Option("--time-budget", metavar="MINUTES", min=0.01, help="Train for so many minutes; the schedule follows the clock.  [default: 30]", show_default=False)] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Train for so many steps instead.", show_default=False)] = None,
-    init: Annotated[Path | None, typer.Option("--init", metavar="FILE", help="Go on from these weights (weights file or checkpoint) with a new schedule.", show_default=False)] = None,
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            help="Folder of pictures or of .tar shards of pictures, or the folder that holds the data set.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where checkpoint, log and weights go.")] = Path(
+        "runs/photo"
+    ),
+    dataset: Annotated[
+        Dataset,
+        typer.Option(
+            "--dataset",
+            metavar="NAME",
+            parser=one_of(Dataset),
+            help="What lies in --data: folder, ffhq, imagenet, celeba, lsun-church, lsun-bedroom, cifar10, mnist or"
+            " fashion-mnist.",
+        ),
+    ] = Dataset.folder,
+    stage: Annotated[
+        Stage,
+        typer.Option(
+            "--stage",
+            metavar="STAGE",
+            parser=one_of(Stage),
+            help="First continuous, then codes with --init; synthesis with --init WEIGHTS improves the decoder"
+            " alone, details fits their details alone.",
+        ),
+    ] = Stage.continuous,
+    time_budget: Annotated[
+        float | None,
+        typer.Option(
+            "--time-budget",
+            parser=real(0.01),
+            metavar="MINUTES",
+            help="Train for so many minutes; the schedule follows the clock. [default: 30]",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", metavar="N", parser=whole(1), help="Train for so many steps instead.")
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            "--init", metavar="FILE", help="Go on from these weights (weights file or checkpoint) with a new schedule."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on exactly with the run in --out.")] = False,
-    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="JSON file with fields of the model configuration.", show_default=False)] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the model in its weights file.", show_default=False)] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1)] = 8,
-    crop: Annotated[int, typer.Option("--crop", min=32, help="Side of the training crops in pixels, a multiple of 16.")] = 192,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Use only so many pictures.", show_default=False)] = None,
-    rate: Annotated[float, typer.Option("--rate", min=0.0, help="Factor on all learning rates.")] = 1.0,
-    prior_only: Annotated[float | None, typer.Option("--prior-only", min=0.0, max=1.0, help="Share of the run that trains only the prior.  [default: 0.16, with --init 0]", show_default=False)] = None,
-    optimizer: Annotated[Optimizer, typer.Option("--optimizer", help="soap learns more per minute, adamw needs less memory.")] = Optimizer.soap,
-    metric: Annotated[Metric, typer.Option("--metric", help="What distortion is: squared error, or structure as MS-SSIM sees it.")] = Metric.mse,
-    bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="Networks in bfloat16, linear path in float32.  [default: where the device is fast in it]", show_default=False)] = None,
-    validation: Annotated[Path | None, typer.Option("--validation", metavar="DIR", help="Pictures to watch the loss and draw samples on; never trained on.", show_default=False)] = None,
-    description: Annotated[str, typer.Option("--description", help="One line for the weights file.")] = "",
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="JSON file with fields of the model configuration.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Name of the model in its weights file.")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", metavar="N", parser=whole(1), help="Crops in a batch.")] = 8,
+    crop: Annotated[
+        int,
+        typer.Option(
+            "--crop",
+            metavar="N",
+            parser=whole(32),
+            help="Side of the training crops in pixels, a multiple of 16 from 32 up.",
+        ),
+    ] = 192,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", parser=whole(0), help="Start of all random numbers.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", parser=whole(1), help="Use only so many pictures.")
+    ] = None,
+    rate: Annotated[
+        float, typer.Option("--rate", metavar="X", parser=real(0.0), help="Factor on all learning rates.")
+    ] = 1.0,
+    prior_only: Annotated[
+        float | None,
+        typer.Option(
+            "--prior-only",
+            metavar="X",
+            parser=real(0.0, 1.0),
+            help="Share of the run that trains only the prior, 0 to 1. [default: 0.16, with --init 0]",
+        ),
+    ] = None,
+    optimizer: Annotated[
+        Optimizer,
+        typer.Option(
+            "--optimizer",
+            metavar="NAME",
+            parser=one_of(Optimizer),
+            help="soap learns more per minute, adamw needs less memory.",
+        ),
+    ] = Optimizer.soap,
+    metric: Annotated[
+        Metric,
+        typer.Option(
+            "--metric",
+            metavar="NAME",
+            parser=one_of(Metric),
+            help="What distortion is: mse, squared error, or ms-ssim, structure.",
+        ),
+    ] = Metric.mse,
+    bf16: Annotated[
+        bool | None,
+        typer.Option(
+            "--bf16/--no-bf16",
+            help="Networks in bfloat16, linear path in float32. [default: where the device is fast in it]",
+        ),
+    ] = None,
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            "--validation", metavar="DIR", help="Pictures to watch the loss and draw samples on; never trained on."
+        ),
+    ] = None,
+    description: Annotated[
+        str, typer.Option("--description", metavar="WORDS", help="One line for the weights file.")
+    ] = "",
     device: DeviceOption = Device.cpu,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -93,15 +200,35 @@ def train(
     fresh = TrainOptions()
     share = (0.0 if init else 0.16) if prior_only is None else prior_only
     options = TrainOptions(
-        stage=stage.value, minutes=None if steps else (time_budget or 30.0), steps=steps, batch=batch, crop=crop, seed=seed, bf16=has_fast_bf16(device.value) if bf16 is None else bf16, optimizer=optimizer.value, metric=metric.value,
-        prior_only_share=share, transform_rate=fresh.transform_rate * rate, branch_rate=fresh.branch_rate * rate, prior_rate=fresh.prior_rate * rate,
+        stage=stage.value,
+        minutes=None if steps else (time_budget or 30.0),
+        steps=steps,
+        batch=batch,
+        crop=crop,
+        seed=seed,
+        bf16=has_fast_bf16(device.value) if bf16 is None else bf16,
+        optimizer=optimizer.value,
+        metric=metric.value,
+        prior_only_share=share,
+        transform_rate=fresh.transform_rate * rate,
+        branch_rate=fresh.branch_rate * rate,
+        prior_rate=fresh.prior_rate * rate,
     )
     values = {} if config is None else _read_config(config)
     if name is not None:
         values["name"] = name
     request = RunRequest(
-        data=data, out=out, config=values, options=options, device=device.value, init=init, resume=resume,
-        limit=limit, validation=validation, description=description, dataset=dataset.value,
+        data=data,
+        out=out,
+        config=values,
+        options=options,
+        device=device.value,
+        init=init,
+        resume=resume,
+        limit=limit,
+        validation=validation,
+        description=description,
+        dataset=dataset.value,
     )
     with ExitStack() as stack:
         report = _reporter(stack, options, quiet=quiet, as_json=as_json)
@@ -137,8 +264,13 @@ def _reporter(stack: ExitStack, options: Any, *, quiet: bool, as_json: bool) -> 
 
     progress = stack.enter_context(
         Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False), TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[figures]}"),
             console=Console(stderr=True),
         )
     )
@@ -148,20 +280,35 @@ def _reporter(stack: ExitStack, options: Any, *, quiet: bool, as_json: bool) -> 
         if kind == "loading":
             progress.update(task, figures=f"{row['pictures']} pictures")
         elif kind == "training":
-            progress.update(task, description=f"training ({options.stage})", total=1.0, completed=row["progress"], figures=_figures(row))
+            progress.update(
+                task,
+                description=f"training ({options.stage})",
+                total=1.0,
+                completed=row["progress"],
+                figures=_figures(row),
+            )
         elif kind == "fitting":
-            progress.update(task, description="fitting the codebook" if row["round"] < 3 else "fitting details", total=row["batches"], completed=row["batch"], figures="")
+            progress.update(
+                task,
+                description="fitting the codebook" if row["round"] < 3 else "fitting details",
+                total=row["batches"],
+                completed=row["batch"],
+                figures="",
+            )
         elif kind == "details":
             progress.console.print(_details(row))
         elif kind == "done":
-            progress.update(task, completed=1.0, total=1.0, description="done", figures=f"{row['weights']} ({row['fingerprint']})")
+            progress.update(
+                task, completed=1.0, total=1.0, description="done", figures=f"{row['weights']} ({row['fingerprint']})"
+            )
 
     return report
 
 
 def _figures(row: dict[str, Any]) -> str:
     psnr = f"{row['psnr_db']:.2f} dB, " if row["psnr_db"] != "" else ""
-    return f"step {row['step']}: loss {row['loss']:.3f}, {row['bpp']:.3f} bpp, {psnr}{row['images_per_second']:.0f} images/s"
+    speed = f"{row['images_per_second']:.0f} images/s"
+    return f"step {row['step']}: loss {row['loss']:.3f}, {row['bpp']:.3f} bpp, {psnr}{speed}"
 
 
 def _details(row: dict[str, Any]) -> str:

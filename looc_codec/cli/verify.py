@@ -6,18 +6,27 @@ from typing import Annotated
 
 import typer
 
-from looc_codec.cli.batch import Job, Record, record_file, run_batch, shown
-from looc_codec.cli.options import DEFAULT_MAX_PIXELS, JsonOption, MaxPixelsOption, ModelOption, QuietOption
+from looc_codec.cli.batch import run_batch
+from looc_codec.cli.help import Example
+from looc_codec.cli.options import DEFAULT_MAX_PIXELS, FileModelOption, JsonOption, MaxPixelsOption, QuietOption
+from looc_codec.cli.planning import Job, plan_inputs
+from looc_codec.cli.records import Line, Record, record_file, shown
 from looc_codec.cli.streams import read_looc_bytes
-from looc_codec.registry import find_by_fingerprint, find_model
+from looc_codec.registry import find_model
+
+EXAMPLES = (
+    Example("looc verify photo.looc", "says whether the file is whole and correct."),
+    Example("looc verify packed/ --quiet", "a folder; prints only what is wrong with its files."),
+    Example("looc verify packed/ --json", "one line of JSON for each file."),
+)
 
 
 def verify(
     ctx: typer.Context,
     inputs: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help=".looc files, or - for standard input.", show_default=False)
+        list[str], typer.Argument(metavar="FILE...", help=".looc files, folders of them, or - for standard input.")
     ],
-    model: ModelOption = None,
+    model: FileModelOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
     max_pixels: MaxPixelsOption = DEFAULT_MAX_PIXELS,
@@ -26,22 +35,26 @@ def verify(
     chosen = find_model(model).path if model is not None else None
 
     def work(job: Job, record: Record) -> None:
-        from looc_codec import container
+        from looc_codec.format import container
 
         data = read_looc_bytes(job.input)
-        # What needs no torch comes first: a damaged file, or one without its model, fails at once.
-        header = container.unpack(data, max_pixels=max_pixels)
-        record_file(record, header, len(data))
-        path = chosen or find_by_fingerprint(header.fingerprint).path
-        from looc_codec import codec
+        file = container.unpack(data, max_pixels=max_pixels)
+        record_file(record, file, len(data))
+        from looc_codec import api
 
-        loaded = codec.load_model(path)
+        loaded = api.model_for_file(file.fingerprint, chosen)
         record.model = loaded.name
-        codec.verify(data, model=loaded, max_pixels=max_pixels)
+        api.verify(file, model=loaded)
 
-    jobs = [Job(name) for name in inputs]
-    run_batch(jobs, work, _describe, verb="verifying", quiet=quiet, as_json=as_json, debug=ctx.find_root().params["debug"])
+    plan = plan_inputs(inputs, kinds={".looc"})
+    run_batch(
+        plan, work, _describe, verb="verifying", quiet=quiet, as_json=as_json, debug=ctx.find_root().params["debug"]
+    )
 
 
-def _describe(record: Record) -> str:
-    return f"{shown(record.input)}: correct  {record.width} x {record.height}  {record.bpp:.3f} bpp  {record.seconds:.2f} s"
+def _describe(record: Record) -> Line:
+    return Line(
+        f"{shown(record.input)}:",
+        None,
+        f"correct  {record.width} x {record.height}  {record.bpp:.3f} bpp  {record.seconds:.2f} s",
+    )

@@ -8,10 +8,11 @@ from looc_codec.images.chunks import chunks_of_picture, colour_of_picture, pictu
 from looc_codec.images.opening import READ_FORMATS
 from looc_codec.images.picture import Picture
 from looc_codec.images.reading import picture_from_pillow, read_picture
-from looc_codec.images.writing import PILLOW_FORMATS, output_format, picture_to_pillow, write_picture
+from looc_codec.images.writing import PILLOW_FORMATS, QUALITY_FORMATS, output_format, picture_to_pillow, write_picture
 
 __all__ = [
     "PILLOW_FORMATS",
+    "QUALITY_FORMATS",
     "READ_FORMATS",
     "Picture",
     "chunks_of_picture",

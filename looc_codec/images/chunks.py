@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from looc_codec.container import ALPHA_CHUNK, EXIF_CHUNK, ICC_CHUNK, XMP_CHUNK, Chunk, Colour
+from looc_codec.format.container import ALPHA_CHUNK, EXIF_CHUNK, ICC_CHUNK, XMP_CHUNK, Chunk, Colour
 from looc_codec.images.alpha import packed_alpha, unpacked_alpha
 from looc_codec.images.exif import checked_exif
 from looc_codec.images.picture import Picture

@@ -10,14 +10,12 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from looc_codec.container import is_thin_beyond
 from looc_codec.errors import ImageError
+from looc_codec.files import PICTURE_KINDS
+from looc_codec.format.container import is_thin_beyond
 
-READ_FORMATS = (
-    "PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "JXL", "TIFF", "BMP", "DIB", "GIF", "ICO", "PPM", "JPEG2000",
-    "TGA", "QOI", "PCX", "SGI", "ICNS",
-)  # fmt: skip
-"""Pillow formats that are read. EPS and PDF would start other programs on the file; stubs decode nothing."""
+READ_FORMATS = tuple(PICTURE_KINDS)
+"""Pillow formats that are read."""
 
 HEAD_BYTES = 65536
 _NEW_SUBFILE_TYPE_TAG, _SUBFILE_TYPE_TAG, _SUB_IFDS_TAG, _DNG_VERSION_TAG = 254, 255, 330, 50706

@@ -14,9 +14,9 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageFile
 
-from looc_codec.container import DEFAULT_MAX_PIXELS
 from looc_codec.errors import ImageError
 from looc_codec.files import STANDARD_STREAM
+from looc_codec.format.container import DEFAULT_MAX_PIXELS
 from looc_codec.images.alpha import filled_where_invisible
 from looc_codec.images.colour import GREY_MODES, Samples, rgb_and_alpha
 from looc_codec.images.jpeg_xl import size_of_jpeg_xl

@@ -81,8 +81,9 @@ _PILLOW_OPTIONS: dict[str, dict[str, Any]] = {
 
 # Modules whose code decides looc's bytes or pixels; another code is another codec. Quantizers of papers are no part of it.
 _LOOC_CODE = (
-    "codec.py", "config.py", "container.py", "details.py", "distortion.py", "entropy.py", "model.py", "prior.py", "refine.py", "transforms.py", "wiener.py",
-    "quantizers/codebook.py", "quantizers/search.py", "quantizers/trellis.py", "quantizers/units.py",
+    "config.py", "effort.py", *(f"format/{name}.py" for name in ("codes", "constants", "container", "dct", "entropy", "filter", "integers", "order", "trellis")),
+    *(f"codec/{name}.py" for name in ("coding", "decoder", "details", "encoder", "engine", "model", "packing", "prior", "search", "tiles", "transforms", "viterbi", "wiener")),
+    *(f"networks/{name}.py" for name in ("distortion", "transforms")),
 )  # fmt: skip
 
 
@@ -90,18 +91,18 @@ class LoocCodec:
     """looc through its Python interface; the model is loaded once per process."""
 
     def __init__(self, model: str, effort: int = 0) -> None:
-        from looc_codec import codec
+        from looc_codec import api
 
-        self._codec, self._effort = codec, effort
-        self._model = codec.load_model(model)
+        self._api, self._effort = api, effort
+        self._model = api.load_model(model)
         # The first call builds tables and picks kernels, which is no part of the time of a picture.
         self.decode(self.encode(np.zeros((32, 32, 3), np.uint8), 50))
 
     def encode(self, rgb: np.ndarray, quality: int) -> bytes:
-        return self._codec.compress(rgb, quality=quality, model=self._model, effort=self._effort)
+        return self._api.compress(rgb, quality=quality, model=self._model, effort=self._effort)
 
     def decode(self, data: bytes) -> np.ndarray:
-        return np.asarray(self._codec.decompress(data, model=self._model).convert("RGB"))
+        return np.asarray(self._api.decompress(data, model=self._model).convert("RGB"))
 
 
 class PillowCodec:

@@ -205,16 +205,22 @@ def measure(results: Results, tasks: Sequence[Task], path: Path, *, jobs: int, p
         write_json(results, path)
 
 
-@contextlib.contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    import torch
+_THREAD_VARIABLES = ("LOOC_THREADS", "OMP_NUM_THREADS")
+"""What sets the threads of looc, and of the packages that measure."""
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _leave_interrupts_to_the_parent() -> None:
@@ -224,26 +230,21 @@ def _leave_interrupts_to_the_parent() -> None:
 
 def _measured(tasks: Sequence[Task], jobs: int) -> Iterator[dict[str, Any]]:
     if jobs == 1 or len(tasks) < 2:
-        with _one_torch_thread():
+        with _one_thread():
             yield from map(measure_point, tasks)
         return
-    # Spawned, not forked: torch's threads do not survive a fork. The variable must be set before torch is imported.
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_the_parent)
-    try:
-        waiting: Iterable[Task] = iter(tasks)
-        running = {pool.submit(measure_point, task) for _, task in zip(range(2 * jobs), waiting, strict=False)}
-        while running:
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                following = next(waiting, None)
-                if following is not None:
-                    running.add(pool.submit(measure_point, following))
-                yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+    # Spawned, not forked: threads of other libraries do not survive a fork. The variables must be set before those are imported.
+    with _one_thread():
+        pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_the_parent)
+        try:
+            waiting: Iterable[Task] = iter(tasks)
+            running = {pool.submit(measure_point, task) for _, task in zip(range(2 * jobs), waiting, strict=False)}
+            while running:
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    following = next(waiting, None)
+                    if following is not None:
+                        running.add(pool.submit(measure_point, following))
+                    yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)

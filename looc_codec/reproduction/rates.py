@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from looc_codec.entropy import SegmentDecoder, SegmentEncoder, TableBank
+from looc_codec.format.entropy import SegmentDecoder, SegmentEncoder, TableBank
 
 TABLE_SUM = 1 << 24
 CLASSES = 16

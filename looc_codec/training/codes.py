@@ -11,14 +11,17 @@ import math
 from collections.abc import Callable
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from looc_codec.codec.search import HIGH_RATE_LAMBDA
 from looc_codec.config import QUALITY_MAX, QUALITY_MIN, LoocConfig
 from looc_codec.data import PictureStore
-from looc_codec.model import LoocModel
-from looc_codec.prior import ACTIVATION_ONE, LATENT_ONE, RATIO_LOG_SPAN, SCALE_LOG_LOW, SCALE_LOG_WIDTH, unit_classes
-from looc_codec.quantizers.codebook import ESCAPE_FACTOR, HIGH_RATE_LAMBDA, SharedCodebook
+from looc_codec.format.constants import ACTIVATION_ONE, ESCAPE_FACTOR, LATENT_ONE, RATIO_LOG_SPAN, SCALE_LOG_LOW, SCALE_LOG_WIDTH
+from looc_codec.networks.model import LoocModel
+from looc_codec.networks.prior import unit_classes
+from looc_codec.quantizers.codebook import SharedCodebook
 from looc_codec.quantizers.units import latent_of, units_of
 from looc_codec.training.parallel import Processes
 
@@ -204,11 +207,15 @@ class CodeFitter:
                 ]
                 last = torch.where(escaped, digits.fine, digits.second)
             else:
-                digits = book.pick(part * LATENT_ONE, part_rows, self.lagrangian, self.steps_of(len(part)) if book.trellis else None)
-                value = book.value(digits, part_rows)
-                coded = [(*book.symbols(digits, part_rows)[:2], None)]
-                last = digits.second + book.size * digits.sets
-                last[digits.second == book.size] = digits.fine
+                search, own_rows = book.search(), part_rows.cpu().numpy()
+                codes = search.pick((part * LATENT_ONE).cpu().numpy(), own_rows, self.lagrangian, self.steps_of(len(part)) if book.trellis else None)
+                symbols, table_rows, _ = search.tables.symbols(codes, own_rows)
+                found = codes.second + book.size * codes.sets.astype(np.int32)
+                found[codes.second == book.size] = codes.fine
+                value, symbols, table_rows, last = (
+                    torch.from_numpy(array).to(part.device) for array in (search.tables.value(codes, own_rows), symbols, table_rows, found)
+                )
+                coded, last = [(symbols.long(), table_rows.long(), None)], last.long()
             for code, row, written in coded:
                 self.counts += occurrences(row * size + code, self.counts.numel(), written).view_as(self.counts)
                 cost = book.bits_of(row, code)
@@ -241,7 +248,7 @@ class CodeFitter:
             value = self.book.quantise_all(units, rows, self.lagrangian)
         else:
             pictures = len(residual)
-            value = self.book.value(self.book.pick(units, rows, self.lagrangian, [len(rows) // pictures] * pictures), rows)
+            value = self.book.quantise(units, rows, self.lagrangian, [len(rows) // pictures] * pictures)
         return latent_of(value.float(), residual.shape)
 
     def observe(self, result: dict[str, Tensor]) -> None:
@@ -257,14 +264,14 @@ class CodeFitter:
                 value *= DECAY_PER_REFRESH
 
     def state(self) -> dict[str, Tensor]:
-        exported = {f"book.{name}": value for name, value in self.book.export().items()}
+        exported = {f"book.{name}": torch.from_numpy(value) for name, value in self.book.export().items()}
         return exported | {
             "counts": self.counts, "sums": self.sums, "totals": self.totals, "deviation": self.deviation,
             "gaussian": self.gaussian, "observed": torch.tensor(self.observed),
         }
 
     def restore(self, extra: dict[str, Tensor]) -> None:
-        self.book.restore({name.removeprefix("book."): value for name, value in extra.items() if name.startswith("book.")})
+        self.book.take({name.removeprefix("book."): value.cpu().numpy() for name, value in extra.items() if name.startswith("book.")})
         self.book.to_device(self.device)
         self.counts, self.sums, self.totals = (extra[name].to(self.device) for name in ("counts", "sums", "totals"))
         self.deviation, self.gaussian, self.observed = extra["deviation"], extra["gaussian"], int(extra["observed"])

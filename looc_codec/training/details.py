@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from looc_codec.config import PATCH, QUALITY_MAX
+from looc_codec.codec.search import ENCODER_LAMBDA
+from looc_codec.config import QUALITY_MAX
+from looc_codec.format.constants import ACTIVATION_ONE, LATENT_ONE, PATCH
 from looc_codec.data import PictureStore
-from looc_codec.model import LoocModel
-from looc_codec.prior import ACTIVATION_ONE, LATENT_ONE, Prior, compand, unit_classes
-from looc_codec.quantizers.codebook import ENCODER_LAMBDA
+from looc_codec.networks.model import LoocModel
+from looc_codec.networks.prior import Prior, compand, unit_classes
 from looc_codec.quantizers.units import units_of
 from looc_codec.training.codes import CodeFitter
-from looc_codec.transforms import dct_kernels
+from looc_codec.networks.transforms import dct_basis
 
 BATCHES = 120
 """Batches of 8 crops whose details are gathered: 138,000 positions with crops of 192."""
@@ -32,7 +34,7 @@ def gather(model: LoocModel, store: PictureStore, device: str, batches: int, bat
     """Decoded latents `(n, d, h, w)` int16 (1/16 steps) of random crops, their qualities `(n,)`, and the errors of their pixels in all channels of the DCT, `(n, 768, h, w)` float16 in steps."""
     generator = torch.Generator(device).manual_seed(4)
     codes = CodeFitter(model, device, ENCODER_LAMBDA)
-    kernels, lowest = dct_kernels().to(device), model.config.detail_quality
+    kernels, lowest = dct_basis().to(device), model.config.detail_quality
     latents, qualities, errors = [], [], []
     for index in range(batches):
         quality = torch.floor(lowest + torch.rand(batch, generator=generator, device=device) * (QUALITY_MAX - lowest + 1)).clamp(max=QUALITY_MAX)
@@ -59,10 +61,11 @@ def coded_cost(model: LoocModel, target: Tensor, log_scale: Tensor) -> float:
     rows = unit_classes(units_of(log_scale, dim), model.config)
     units = units_of(target, dim)
     count = len(units) // len(target)
-    digits = book.pick(units * LATENT_ONE, rows, ENCODER_LAMBDA, [count] * len(target))
-    symbols, table_rows, _ = book.symbols(digits, rows)
-    error = (units - book.value(digits, rows) / LATENT_ONE).square().sum(dtype=torch.float64)
-    return float(error + ENCODER_LAMBDA * book.bits_of(table_rows, symbols).sum(dtype=torch.float64))
+    search, own, own_rows = book.search(), units.numpy(), rows.numpy()
+    codes = search.pick(own * LATENT_ONE, own_rows, ENCODER_LAMBDA, [count] * len(target))
+    symbols, table_rows, _ = search.tables.symbols(codes, own_rows)
+    error = np.square(own - search.tables.value(codes, own_rows) / LATENT_ONE).sum(dtype=np.float64)
+    return float(error + ENCODER_LAMBDA * search.bits[table_rows, symbols].sum(dtype=np.float64))
 
 
 def fit_details(model: LoocModel, store: PictureStore, device: str, report: Callable[[str, dict], None], *, steps: int | None = None, crop: int = 192) -> dict[str, float]:
@@ -72,7 +75,7 @@ def fit_details(model: LoocModel, store: PictureStore, device: str, report: Call
     the tables best, which are those of the latent's units.
     """
     details, crop, batches, steps = model.details, min(crop, store.smallest // PATCH * PATCH), BATCHES, steps or STEPS
-    details.requires_grad_(True).unfreeze()
+    details.requires_grad_(True)
     latents, qualities, errors = gather(model, store, device, batches, 8, crop, lambda index: report("fitting", {"round": 3, "batch": index, "batches": batches}))
     details.to("cpu")
     model.codebook.to_device("cpu")

@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from looc_codec.prior import ACTIVATION_LIMIT, ACTIVATION_ONE, EXPONENT_MAX, EXPONENT_MIN, WEIGHT_LIMIT
+from looc_codec.format.constants import ACTIVATION_LIMIT, ACTIVATION_ONE, WEIGHT_LIMIT
+from looc_codec.format.integers import EXPONENT_MAX, EXPONENT_MIN
 
 BLOCK = 512
 """Weights of a channel that its program takes at a time: most channels have 160, some have thousands."""

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from looc_codec.transforms import ResidualBlock, Synthesis
+from looc_codec.networks.transforms import ResidualBlock, Synthesis
 
 ROWS = 64
 """Positions of a tile."""

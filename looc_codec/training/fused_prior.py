@@ -17,13 +17,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from looc_codec.prior import (
-    ACTIVATION_LIMIT, ACTIVATION_ONE, COMPANDED_LIMIT, LATENT_LIMIT, LATENT_ONE, LOG_SCALE_RANGE, NEIGHBOUR_BITS, Prior, gaussian_bits, level_positions, levels_of_group, round_half_up,
-)  # fmt: skip
+from looc_codec.format.constants import ACTIVATION_LIMIT, ACTIVATION_ONE, COMPANDED_LIMIT, LATENT_LIMIT, LATENT_ONE, NEIGHBOUR_BITS
+from looc_codec.format.order import levels_of_group
+from looc_codec.networks.prior import LOG_SCALE_RANGE, Prior, gaussian_bits, level_positions, round_half_up
 from looc_codec.quantizers.codebook import SharedCodebook
 from looc_codec.training.fused_layers import maps_of, rows_of
 from looc_codec.training.fused_search import UNITS, _chosen, constants_of, tables_of
-from looc_codec.transforms import blended
+from looc_codec.networks.transforms import blended
 
 ROWS, COLUMNS = 64, 32
 """Positions and channels of a tile."""

@@ -11,8 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from looc_codec.prior import RATIO_LOG_SPAN, SCALE_LOG_LOW, SCALE_LOG_WIDTH
-from looc_codec.quantizers.codebook import ESCAPE_ERROR, ESCAPE_FACTOR, FIXED_ONE, GRID_PER_STEP, SharedCodebook
+from looc_codec.codec.search import ESCAPE_ERROR, GRID_PER_STEP
+from looc_codec.format.constants import ESCAPE_FACTOR, LATENT_ONE, RATIO_LOG_SPAN, SCALE_LOG_LOW, SCALE_LOG_WIDTH
+from looc_codec.quantizers.codebook import SharedCodebook
 
 UNITS = 128
 """Units of a program: the smallest levels have only some thousands of them."""
@@ -119,6 +120,6 @@ def quantise(book: SharedCodebook, residual: Tensor, log_scale: Tensor, lagrangi
     quantised = torch.empty_like(residual)
     units, positions = residual.numel() // 2, residual.shape[2] * residual.shape[3]
     _quantise[(triton.cdiv(units, UNITS),)](
-        residual, log_scale, quantised, units, positions, *tables_of(book), lagrangian, ONE=FIXED_ONE, BLOCK=UNITS, **constants_of(book)
+        residual, log_scale, quantised, units, positions, *tables_of(book), lagrangian, ONE=LATENT_ONE, BLOCK=UNITS, **constants_of(book)
     )
     return quantised

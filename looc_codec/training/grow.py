@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN, LoocConfig
+from looc_codec.config import QUALITY_MAX, QUALITY_MIN, LoocConfig
+from looc_codec.format.constants import PATCH
 from looc_codec.data import PictureStore
 from looc_codec.errors import ModelError
-from looc_codec.model import LoocModel
-from looc_codec.transforms import KERNEL, OVERLAP, QualityTable
+from looc_codec.networks.model import LoocModel
+from looc_codec.networks.transforms import KERNEL, OVERLAP, QualityTable
 
 GROWING = ("prior_depth", "prior_width", "analysis_widths", "analysis_blocks", "synthesis_widths", "synthesis_blocks")
 """Sizes that may become larger."""

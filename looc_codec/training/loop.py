@@ -18,11 +18,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN
+from looc_codec.config import QUALITY_MAX, QUALITY_MIN
+from looc_codec.format.constants import PATCH
+from looc_codec.format.integers import Core
 from looc_codec.data import PictureStore
-from looc_codec.distortion import distortion, mean_squared_error
+from looc_codec.networks.distortion import distortion, mean_squared_error
 from looc_codec.errors import ModelError
-from looc_codec.model import LoocModel
+from looc_codec.networks.model import LoocModel
 from looc_codec.training.checkpoint import load_checkpoint, save_checkpoint
 from looc_codec.training.codes import CodeFitter, has_triton
 from looc_codec.training.loss import distortion_weight, require_metric
@@ -30,7 +32,7 @@ from looc_codec.training.parallel import Processes
 from looc_codec.training.recording import Recorded
 from looc_codec.training.soap import Soap
 from looc_codec.training.validation import draw_curves, validate, write_samples
-from looc_codec.transforms import dct_kernels
+from looc_codec.networks.transforms import dct_basis
 
 SOAP_ON_GPU = {"covariance_every": 4, "basis_every": 40}
 """Decompositions are what a GPU is slow at: every tenth step they took as long as the steps themselves (H200)."""
@@ -79,7 +81,7 @@ def measured_channel_order(store: PictureStore, count: int = 256) -> Tensor:
     """DCT channels from the highest to the lowest energy on `count` crops of the training pictures: `(768,)` int64."""
     generator = torch.Generator(store.pixels.device).manual_seed(1)
     crops = store.crops(count, min(128, store.smallest // PATCH * PATCH), generator) - 128
-    latent = torch.nn.functional.conv2d(crops, dct_kernels().to(crops.device), stride=PATCH)
+    latent = torch.nn.functional.conv2d(crops, dct_basis().to(crops.device), stride=PATCH)
     return latent.square().mean((0, 2, 3)).argsort(descending=True).cpu()
 
 
@@ -102,7 +104,7 @@ class Trainer:
     """
 
     def __init__(self, model: LoocModel, store: PictureStore, options: TrainOptions, device: str = "cpu", codes: CodeFitter | None = None,
-                 processes: Processes = Processes(), held_out: Tensor | None = None) -> None:
+                 processes: Processes = Processes(), held_out: Tensor | None = None, kept: Core | None = None) -> None:
         if (options.minutes is None) == (options.steps is None):
             raise ModelError("give a training run either a number of minutes or a number of steps")
         require_metric(options.metric, options.crop)
@@ -111,7 +113,7 @@ class Trainer:
         self.model = model.to(device)
         for transform in (model.analysis, model.synthesis):
             transform.to(memory_format=torch.channels_last)
-        self.codes = codes
+        self.codes, self.kept = codes, kept
         self.only_synthesis = options.stage == "synthesis"
         for name, parameter in model.named_parameters():
             # Details are fitted at the end of a run.
@@ -388,7 +390,7 @@ class Trainer:
         }
         extra = self.codes.state() if self.options.stage == "codes" else {}
         if self.only_synthesis:
-            extra = {f"core.{name}": value for name, value in self.model.core_tensors.items()}
+            extra = {f"core.{name}": torch.from_numpy(value.copy()) for name, value in self.kept.items()}
         save_checkpoint(folder / "checkpoint.safetensors", self.model, self.ema, self.optimizer, self.generators, extra, meta)
 
     def resume(self, path: Path, meta: dict) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from looc_codec.config import METRICS, QUALITY_MAX, QUALITY_MIN, RATE_DISTORTION_SLOPE, LoocConfig
-from looc_codec.distortion import MS_SSIM_MIN_SIDE
+from looc_codec.networks.distortion import MS_SSIM_MIN_SIDE
 from looc_codec.errors import ModelError
 
 

@@ -9,17 +9,20 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
 
+from looc_codec.codec.model import CodecModel, read_model, write_model
+from looc_codec.codec.search import ENCODER_LAMBDA, HIGH_RATE_LAMBDA
 from looc_codec.config import LoocConfig
 from looc_codec.data import PictureStore, load_pictures
 from looc_codec.datasets import training_pictures
 from looc_codec.errors import ImageError, ModelError
-from looc_codec.model import LoocModel, load_model, save_model
-from looc_codec.quantizers.codebook import ENCODER_LAMBDA, HIGH_RATE_LAMBDA, SharedCodebook
+from looc_codec.format.integers import Core
+from looc_codec.networks.model import LoocModel
+from looc_codec.quantizers.codebook import SharedCodebook
 from looc_codec.training.checkpoint import load_checkpoint, read_meta
 from looc_codec.training.codes import CodeFitter, untrellised
 from looc_codec.training.details import fit_details
+from looc_codec.training.export import core_of, export
 from looc_codec.training.grow import grown
 from looc_codec.training.loop import Trainer, TrainOptions, measured_channel_order, start_scales_from_data
 from looc_codec.training.parallel import Processes, join, leave
@@ -84,17 +87,25 @@ def model_of(path: Path) -> LoocModel:
     try:
         meta = read_meta(path)
     except ModelError:
-        model = load_model(path)
-        model.prior.unfreeze()
-        if model.details is not None:
-            model.details.unfreeze()
-        return model.train().requires_grad_(True)
+        return LoocModel.of(read_model(path))
     model = LoocModel(LoocConfig.from_dict(meta["config"]))
     ema, _ = load_checkpoint(path, model, None, {})
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(ema[name])
     return model
+
+
+def core_in(path: Path | None) -> Core | None:
+    """The integers of a weights file, or those that a checkpoint of stage "synthesis" carries; None where there are none."""
+    if path is None:
+        return None
+    try:
+        read_meta(path)
+    except ModelError:
+        return dict(read_model(path).core)
+    with safe_open(path, framework="np") as file:
+        return {name.removeprefix("extra.core."): file.get_tensor(name) for name in file.keys() if name.startswith("extra.core.")} or None
 
 
 def fit_codes(
@@ -120,47 +131,20 @@ def fit_codes(
     return fitter
 
 
-def core_of(checkpoint: Path) -> dict[str, Tensor]:
-    """The integer core that a checkpoint of stage "synthesis" carries."""
-    with safe_open(checkpoint, framework="pt") as file:
-        return {name.removeprefix("extra.core."): file.get_tensor(name) for name in file.keys() if name.startswith("extra.core.")}
-
-
-def with_core(model: LoocModel, core: dict[str, Tensor] | None) -> LoocModel:
-    """The model with the core's integers, on float layers that a GPU takes, too. ModelError where there is no core."""
-    if not core:
-        raise ModelError("stage synthesis goes on from a weights file, whose codes it keeps; give one with --init")
-    device = next(model.parameters()).device
-    model = model.to("cpu")
-    model.restore_core(core)
-    model.prior.unfreeze()
-    if model.details is not None:
-        model.details.unfreeze()
-    return model.to(device)
-
-
-def with_details(model: LoocModel, core: dict[str, Tensor] | None, store: PictureStore, report: Report, steps: int | None = None) -> dict[str, Tensor]:
-    """Fits the details of a model that keeps the rest of the `core` given; returns the whole core. ModelError where there is no core or the model has no details."""
+def with_details(model: LoocModel, core: Core | None, store: PictureStore, report: Report, steps: int | None = None) -> Core:
+    """Fits the details of a model that keeps the rest of the `core` given; returns what it keeps. ModelError where there is no core or the model has no details."""
     if not core or model.details is None:
         raise ModelError("stage details goes on from a weights file, whose codes it keeps, and needs detail_channels above 0; give --init and --config")
     kept = {name: value for name, value in core.items() if not name.startswith("details.")}
-    found = fit_details(with_core(model, kept | exported_details(model)), store, "cpu", report, steps=steps)
-    report("details", found)
-    return kept | exported_details(model)
+    model.take(core_of(model) | kept)
+    report("details", fit_details(model, store, "cpu", report, steps=steps))
+    return kept
 
 
-def exported_details(model: LoocModel) -> dict[str, Tensor]:
-    return {f"details.{name}": value for name, value in model.details.export().items()}
-
-
-def export_weights(model: LoocModel, path: Path, description: str, core: dict[str, Tensor] | None = None) -> LoocModel:
-    """Freezes the integer core, or keeps the `core` given, and writes the weights file; returns the model as a reader will see it."""
-    model.core_tensors = core
-    model.codebook.to_device("cpu")
-    model = model.to("cpu")
-    model.description = description
-    save_model(model, path)
-    return load_model(path)
+def export_weights(model: LoocModel, path: Path, description: str, keep: Core | None = None) -> CodecModel:
+    """Exports the model, with the integers to `keep` as they are, and writes the weights file; returns the model as a reader will see it."""
+    write_model(export(model, description, keep=keep), path)
+    return read_model(path)
 
 
 def train(request: RunRequest, report: Report) -> bool:
@@ -204,29 +188,31 @@ def train_stage(request: RunRequest, report: Report, processes: Processes) -> bo
     model = LoocModel(LoocConfig.from_dict(meta["config"])) if meta is not None else starting_model(request, store)
     model.to(request.device)
     codes = None
+    kept: Core | None = None
     if request.options.stage == "synthesis":
-        core = model.core_tensors if meta is None else core_of(checkpoint)
-        model = with_core(model, core)
+        kept = core_in(request.init if meta is None else checkpoint)
+        if not kept:
+            raise ModelError("stage synthesis goes on from a weights file, whose codes it keeps; give one with --init")
+        model.to("cpu").take(kept)
+        model.to(request.device)
         codes = CodeFitter(model, request.device, ENCODER_LAMBDA)
         model.codebook.to_device(request.device)
     elif request.options.stage == "codes":
         book = untrellised(model.config)
         codes = (CodeFitter(model, request.device, processes=processes, book=book) if meta is not None
                  else fit_codes(model, store, request.device, report, processes, book=book, batches=START_BATCHES))
-    trainer = Trainer(model, store, request.options, request.device, codes, processes, held_out)
+    trainer = Trainer(model, store, request.options, request.device, codes, processes, held_out, kept)
     if meta is not None:
         trainer.resume(checkpoint, meta)
     if not trainer.run(request.out, lambda row: report("training", row)):
         return False
     if processes.first:
         trainer.take(trainer.ema)
-        if request.options.stage == "synthesis":
-            core = model.core_tensors
-        else:
-            core, codes = None, fit_codes(model, store, request.device, report, more=COUNT_BATCHES)
+        if request.options.stage != "synthesis":
+            codes = fit_codes(model, store, request.device, report, more=COUNT_BATCHES)
             if model.details is not None:
                 report("details", fit_details(model, store, request.device, report))
-        exported = export_weights(model, request.out / WEIGHTS, request.description, core)
+        exported = export_weights(model, request.out / WEIGHTS, request.description, kept)
         report("done", {"weights": str(request.out / WEIGHTS), "fingerprint": exported.fingerprint.hex(), "bits_per_unit": codes.bits_per_unit})
     return True
 
@@ -237,7 +223,7 @@ def train_details(request: RunRequest, store: PictureStore, report: Report) -> b
         raise ModelError("stage details goes on from a weights file, on the CPU; give one with --init")
     start = model_of(request.init)
     model = grown(start, LoocConfig.from_dict(start.config.to_dict() | request.config))
-    core = with_details(model, start.core_tensors, store, report, request.options.steps)
-    exported = export_weights(model, request.out / WEIGHTS, request.description or start.description, core)
+    kept = with_details(model, core_in(request.init), store, report, request.options.steps)
+    exported = export_weights(model, request.out / WEIGHTS, request.description, kept)
     report("done", {"weights": str(request.out / WEIGHTS), "fingerprint": exported.fingerprint.hex(), "bits_per_unit": float("nan")})
     return True

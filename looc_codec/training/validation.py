@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from looc_codec.distortion import distortion, mean_squared_error
+from looc_codec.networks.distortion import distortion, mean_squared_error
 from looc_codec.errors import ImageError
-from looc_codec.model import LoocModel
+from looc_codec.networks.model import LoocModel
 from looc_codec.training.loss import distortion_weight
 
 QUALITIES = (5.0, 20.0, 35.0, 50.0, 65.0, 80.0, 95.0)

@@ -14,25 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from looc_codec.config import PATCH, QUALITY_MAX, QUALITY_MIN, LoocConfig
+from looc_codec.config import QUALITY_MAX, QUALITY_MIN, LoocConfig
+from looc_codec.format.constants import PATCH
+from looc_codec.format.dct import dct_kernels
 
 KERNEL = 2 * PATCH
-CACHED_FEATURES = 2**19
-"""Wide features of a residual block worked on at a time: 2 MiB of float32, a core's second-level cache. 12 megapixels take 0.56 s/MP with
-2^19 or 2^20, 0.60 with 2^18, 0.76 with 2^16, and 0.75 all at once (two cores, `synthesise` in tiles of 64)."""
 OVERLAP = (KERNEL - PATCH) // 2
 
-# Luma-like axis first, then two opponent axes; rows are orthonormal so that latent and pixel MSE agree at the start.
-COLOUR_AXES = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
 
-
-def dct_kernels() -> Tensor:
-    """Basis images of the colour DCT: `(768, 3, 16, 16)` float32, orthonormal."""
-    position = torch.arange(PATCH, dtype=torch.float64)
-    dct = torch.cos(math.pi * (position[None] + 0.5) * position[:, None] / PATCH) * math.sqrt(2 / PATCH)
-    dct[0] /= math.sqrt(2)
-    colour = torch.tensor(COLOUR_AXES, dtype=torch.float64)
-    return torch.einsum("oc,ui,vj->ouvcij", colour, dct, dct).reshape(3 * PATCH**2, 3, PATCH, PATCH).float()
+def dct_basis() -> Tensor:
+    """`dct_kernels` as a tensor: `(768, 3, 16, 16)` float32."""
+    return torch.tensor(dct_kernels())
 
 
 def modelled_channel_order() -> Tensor:
@@ -41,7 +33,7 @@ def modelled_channel_order() -> Tensor:
     Pictures are modelled as separable AR(1) with correlation 0.95 and weaker chroma, which is close enough to real
     photographs for choosing and grouping channels when no data is at hand.
     """
-    kernels = dct_kernels().double().reshape(3, PATCH, PATCH, 3, PATCH, PATCH)
+    kernels = dct_basis().double().reshape(3, PATCH, PATCH, 3, PATCH, PATCH)
     luma = kernels[0, :, :, 0] * math.sqrt(3)
     correlation = 0.95 ** (torch.arange(PATCH)[:, None] - torch.arange(PATCH)[None]).abs().double()
     energy = torch.einsum("uvij,ik,jl,uvkl->uv", luma, correlation, correlation, luma)
@@ -116,23 +108,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.project.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-            return x + self.project(F.gelu(self.expand(self.depthwise(x))))
-        return self.in_cache(x)
-
-    def in_cache(self, x: Tensor) -> Tensor:
-        """The same without gradients: everything after the depthwise window works position by position, so it runs over
-        runs of positions whose wide features stay in a core's cache instead of travelling to memory and back four times."""
-        count, width, rows, columns = x.shape
-        inputs, windows = (tensor.permute(0, 2, 3, 1).reshape(-1, width) for tensor in (x, self.depthwise(x)))
-        outputs = torch.empty_like(inputs)
-        expand, project = self.expand.weight.flatten(1), self.project.weight.flatten(1)
-        run = max(1, CACHED_FEATURES // len(expand))
-        for start in range(0, len(inputs), run):
-            part = slice(start, start + run)
-            features = F.gelu(F.linear(windows[part], expand, self.expand.bias))
-            torch.add(F.linear(features, project, self.project.bias), inputs[part], out=outputs[part])
-        return outputs.view(count, rows, columns, width).permute(0, 3, 1, 2)
+        return x + self.project(F.gelu(self.expand(self.depthwise(x))))
 
 
 def zero_conv(width_in: int, width_out: int, kernel: int) -> nn.Conv2d:
@@ -160,7 +136,7 @@ class Analysis(nn.Module):
         super().__init__()
         order = modelled_channel_order() if order is None else order
         self.config = config
-        self.linear = nn.Parameter(F.pad(dct_kernels()[order[: config.channels]], (OVERLAP,) * 4))
+        self.linear = nn.Parameter(F.pad(dct_basis()[order[: config.channels]], (OVERLAP,) * 4))
         self.log_gain = QualityTable(config.quality_anchors, config.channels)
         with torch.no_grad():
             qualities = torch.linspace(QUALITY_MIN, QUALITY_MAX, config.quality_anchors)
@@ -188,47 +164,18 @@ class Analysis(nn.Module):
         return latent
 
 
-Margins = tuple[int, int, int, int]
-"""Cells at the top, bottom, left and right of a map that only serve as context."""
-
-
-def cells_needed(blocks: tuple[int, int, int]) -> tuple[int, int]:
-    """Context that the synthesis still needs around its pixels: positions after the blocks at 1/16 of the resolution, and
-    cells of 1/8 after the blocks there. `blocks` are the numbers of blocks at 1/16, 1/8 and 1/4. One more cell of 1/4 is there for a
-    filter of the pixels (wiener.py).
-
-    From 1/16 there are two ways down: through the blocks of each resolution and the 3x3 head; and from the corrected latent
-    through the lapped transform, whose windows begin 8 pixels before their position, the 3x3 entry, the blocks at 1/4 and the head.
-    """
-    _, n8, n4 = blocks
-    at8 = -(-(n4 + 2) // 2)
-    return max(-(-(n8 + at8) // 2), (4 * (n4 + 3) + KERNEL - OVERLAP - 1) // PATCH), at8
-
-
-def trimmed(cells: Tensor, margins: Margins, kept: int) -> tuple[Tensor, Margins]:
-    """A map `(B, C, h, w)` without what lies more than `kept` cells out in its margins, and the margins that are left."""
-    top, bottom, left, right = (max(0, margin - kept) for margin in margins)
-    height, width = cells.shape[2:]
-    return cells[:, :, top : height - bottom, left : width - right], tuple(min(margin, kept) for margin in margins)
-
-
-def times(margins: Margins, factor: int) -> Margins:
-    """The margins of the same map at a finer resolution."""
-    return tuple(factor * margin for margin in margins)
-
-
 class Synthesis(nn.Module):
     """Dequantised latent in steps `(B, d, h, w)` → pixels `(B, 3, 16h, 16w)`, unclamped, 0..255 scale.
 
-    With `margins`, the positions at the latent's sides that only serve as context, their pixels are left out, but for as many
-    `context` cells of 4 pixels, at most one, as are asked for; each stage then works on as little of them as the stages after it need.
+    It is cut into stages, which are exported as graphs of their own: the codec works tile by tile, and each stage needs less
+    context around a tile than the one before.
     """
 
     def __init__(self, config: LoocConfig, order: Tensor | None = None) -> None:
         super().__init__()
         order = modelled_channel_order() if order is None else order
         self.config = config
-        self.linear = nn.Parameter(F.pad(dct_kernels()[order[: config.channels]], (OVERLAP,) * 4))
+        self.linear = nn.Parameter(F.pad(dct_basis()[order[: config.channels]], (OVERLAP,) * 4))
         self.log_step = QualityTable(config.quality_anchors, config.channels)
         with torch.no_grad():
             qualities = torch.linspace(QUALITY_MIN, QUALITY_MAX, config.quality_anchors)
@@ -243,36 +190,49 @@ class Synthesis(nn.Module):
             self.up8 = nn.Conv2d(w16, 4 * w8, 1)
             self.blocks8 = nn.Sequential(*(ResidualBlock(w8) for _ in range(n8)))
             self.up4 = nn.Conv2d(w8, 4 * w4, 1)
-            self.entry4 = nn.Conv2d(48, w4, 3, padding=1)
+            self.entry4 = nn.Conv2d(48, w4, 3)
             self.modulation4 = Modulation(config.quality_anchors, w4)
             self.blocks4 = nn.Sequential(*(ResidualBlock(w4) for _ in range(n4)))
             self.head4 = zero_conv(w4, 48, 3)
+
+    def corrected(self, latent: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """The latent `(B, d, h, w)` in steps as the blocks at 1/16 correct it, and their features `(B, w16, h, w)`."""
+        features = self.blocks16(self.modulation16(self.entry(stretch(latent)), quality))
+        return latent + self.head16(features), features
+
+    def linear_pixels(self, latent: Tensor, quality: Tensor) -> Tensor:
+        """The lapped transform of a latent `(B, d, h, w)` in steps: pixels less 128, `(B, 3, 16h, 16w)`."""
+        with torch.autocast(latent.device.type, enabled=False):
+            return lapped_synthesis(latent.float() * self.log_step(quality).exp(), self.linear)
+
+    def small_pixels(self, latent: Tensor, quality: Tensor, shrink: int) -> Tensor:
+        """Means over squares of `shrink` (2, 4, 8 or 16) pixels of `linear_pixels`: `(B, 3, 16h / shrink, 16w / shrink)`."""
+        latent, stride, margin = latent * self.log_step(quality).exp(), PATCH // shrink, OVERLAP // shrink
+        if margin:
+            return F.conv_transpose2d(latent, F.avg_pool2d(self.linear, shrink), stride=stride)[:, :, margin:-margin, margin:-margin]
+        # Squares of 16 lie half in one window of the lapped transform and half in the next.
+        halves = F.conv_transpose2d(latent, F.avg_pool2d(self.linear, OVERLAP), stride=2)[:, :, 1:-1, 1:-1]
+        return F.avg_pool2d(halves, 2)
+
+    def features8(self, features16: Tensor) -> Tensor:
+        """Features at 1/8 `(B, w8, 2h, 2w)` of those at 1/16."""
+        return self.blocks8(F.pixel_shuffle(self.up8(features16), 2))
 
     def joined(self, coarse: Tensor, entered: Tensor, quality: Tensor) -> Tensor:
         """Features at 1/4: those that come up from 1/8, four positions' worth of channels at each, and those of the linear pixels."""
         return self.modulation4(F.pixel_shuffle(coarse, 2) + entered, quality)
 
-    def forward(self, latent: Tensor, quality: Tensor, margins: Margins = (0, 0, 0, 0), context: int = 0) -> Tensor:
-        step = self.log_step(quality).exp()
-        at16, at8 = cells_needed(self.config.synthesis_blocks)
-        if self.branch:
-            # The quantisation error grows with the step, so the corrections are learned in units of it.
-            strength = step.mean(1, keepdim=True)
-            features = self.blocks16(self.modulation16(self.entry(stretch(latent)), quality))
-            latent = latent + self.head16(features)
-            features, _ = trimmed(features, margins, at16)
-        latent, margins = trimmed(latent, margins, at16)
-        with torch.autocast(latent.device.type, enabled=False):
-            pixels = lapped_synthesis(latent.float() * step, self.linear)
-        if self.branch:
-            features = self.blocks8(F.pixel_shuffle(self.up8(features), 2))
-            features, _ = trimmed(features, times(margins, 2), at8)
-            # One cell further out for the window of the entry.
-            quarters, margins4 = trimmed(F.pixel_unshuffle(pixels / 64, 4), times(margins, 4), 2 * at8 + 1)
-            entered, margins4 = trimmed(self.entry4(quarters), margins4, 2 * at8)
-            features = self.blocks4(self.joined(self.up4(features), entered, quality))
-            correction, _ = trimmed(self.head4(features), margins4, context)
-        pixels, _ = trimmed(pixels, times(margins, PATCH), 4 * context)
-        if self.branch:
-            pixels = pixels + F.pixel_shuffle(correction, 4) * (strength / 16)
-        return pixels + 128
+    def finished(self, features8: Tensor, framed: Tensor, quality: Tensor) -> Tensor:
+        """Pixels `(B, 3, 8h, 8w)` of features at 1/8 `(B, w8, h, w)` and of the linear pixels with a frame of 4 around them,
+        which are zero beyond the picture, `(B, 3, 8h + 8, 8w + 8)`."""
+        entered = self.entry4(F.pixel_unshuffle(framed / 64, 4))
+        features = self.blocks4(self.joined(self.up4(features8), entered, quality))
+        # The quantisation error grows with the step, so the corrections are learned in units of it.
+        strength = self.log_step(quality).exp().mean(1, keepdim=True)
+        return framed[:, :, 4:-4, 4:-4] + F.pixel_shuffle(self.head4(features), 4) * (strength / 16) + 128
+
+    def forward(self, latent: Tensor, quality: Tensor) -> Tensor:
+        if not self.branch:
+            return self.linear_pixels(latent, quality) + 128
+        latent, features = self.corrected(latent, quality)
+        return self.finished(self.features8(features), F.pad(self.linear_pixels(latent, quality), (4,) * 4), quality)

@@ -3,9 +3,6 @@
 The quality is bisected first (with interpolated guesses, since the logarithm of the size and the PSNR are nearly linear
 in it). Neighbouring qualities are 3-4% apart in size, so the rest is filled by the encoder's Lagrangian: a smaller one
 picks nearer, dearer codevectors at the same quality. Decoders know nothing of it, the files are ordinary ones.
-
-    trial = compress_to_size(picture, 50_000)
-    trial.data, trial.quality
 """
 
 from __future__ import annotations
@@ -13,19 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
-from looc_codec import codec, images, progress
+from looc_codec import progress
+from looc_codec.codec.coding import Coding
+from looc_codec.codec.encoder import Encoder
+from looc_codec.codec.model import CodecModel
+from looc_codec.codec.search import ENCODER_LAMBDA
 from looc_codec.config import QUALITY_MAX, QUALITY_MIN
-from looc_codec.container import Colour, Container, pack
 from looc_codec.errors import ImageError
-from looc_codec.images import Picture
+from looc_codec.format.container import Chunk, Colour, Container, pack
 from looc_codec.metrics import bits_per_pixel, psnr_db
-from looc_codec.model import LoocModel
 
+FIRST_QUALITY = 50
+"""Where the search begins."""
 SIZE_TOLERANCE = 0.01
 """Share of a target size that may stay unused before the search goes on; half of the 2% that is promised."""
 PSNR_TOLERANCE_DB = 0.05
@@ -43,90 +42,89 @@ _PSNR_CEILING_DB = 1000.0
 
 
 @dataclass(frozen=True)
+class Target:
+    """What a file is to have: `kind` is "size" (bytes), "bpp" (bits per pixel), both of the whole file and never exceeded, or "psnr"
+    (dB, of the decoded RGB samples, transparent ones included)."""
+
+    kind: str
+    value: float
+
+
+@dataclass(frozen=True)
 class Trial:
     """One coding of a picture: the bytes of the whole .looc file and what they came from.
 
-    `psnr_db` is that of the decoded RGB samples, transparent ones included; None where the search did not need it.
-    `notice` is a sentence for a person when the target lies beyond the end of the quality scale.
+    `psnr_db` is None where the search did not need it. `notice` is a sentence for a person when the target lies beyond the end of
+    the quality scale.
     """
 
     data: bytes
-    quality: int
-    lagrangian: float
+    coding: Coding
+    lagrangian: float = ENCODER_LAMBDA
     psnr_db: float | None = None
     notice: str | None = None
 
+    @property
+    def quality(self) -> int:
+        return self.coding.quality
 
-def compress_to_size(picture: Picture, target_bytes: int, *, model: LoocModel | str | Path | None = None, effort: int = 0) -> Trial:
-    """The .looc file, header and metadata included, of at most `target_bytes` and close to it.
 
-    Never larger; smaller by at most 2% where the codes' granularity allows (a file of some hundred bytes has few
-    sizes to choose from). When even quality 100 takes less, that file is the result, with a notice. Costs 2 to 8
-    encodings of a photo. Raises ImageError when quality 1 gives a larger file, ModelError when there is no such model.
+def packed(model: CodecModel, coding: Coding, size: tuple[int, int], chunks: tuple[Chunk, ...], colour: Colour) -> bytes:
+    """The .looc file of a coding of a picture of `size` (H, W)."""
+    return pack(Container(size[1], size[0], coding.quality, model.fingerprint, coding.segments, coding.checksum, chunks, colour, coding.filter))
+
+
+def compress_to_target(encoder: Encoder, rgb: np.ndarray, target: Target, chunks: tuple[Chunk, ...], colour: Colour) -> Trial:
+    """The .looc file of the pixels `(H, W, 3)` uint8 that meets a target, with these chunks.
+
+    Of a size or rate: at most as large, and smaller by at most 2% where the codes' granularity allows (a file of some hundred
+    bytes has few sizes to choose from). Of a PSNR: the smallest file found whose picture has at least as much, most often within
+    0.05 dB. Where the end of the quality scale does better than that, its file is the result, with a notice. Costs 2 to 8
+    encodings of a photo. Raises ImageError for a target that makes no sense or cannot be reached.
     """
-    _require_positive(target_bytes, "size", "bytes")
-    return _compress_to_size(picture, math.floor(target_bytes), model, effort, f"{math.floor(target_bytes)} bytes")
+    names = {"size": ("size", "bytes"), "bpp": ("rate", "bits per pixel"), "psnr": ("PSNR", "dB")}
+    _require_positive(target.value, *names[target.kind])
+    pixels = rgb.shape[0] * rgb.shape[1]
+    if target.kind == "psnr":
+        return _compress_to_psnr(_Coder(encoder, rgb, chunks, colour, measure_psnr=True), target.value)
+    target_bytes = math.floor(target.value if target.kind == "size" else target.value * pixels / 8)
+    text = f"{target_bytes} bytes" if target.kind == "size" else f"{target.value:g} bpp ({target_bytes} bytes)"
+    return _compress_to_size(_Coder(encoder, rgb, chunks, colour), target_bytes, text)
 
 
-def compress_to_bpp(picture: Picture, target_bpp: float, *, model: LoocModel | str | Path | None = None, effort: int = 0) -> Trial:
-    """The .looc file of at most `target_bpp` bits per pixel, header and metadata included; see `compress_to_size`."""
-    _require_positive(target_bpp, "rate", "bits per pixel")
-    target_bytes = math.floor(target_bpp * picture.width * picture.height / 8)
-    return _compress_to_size(picture, target_bytes, model, effort, f"{target_bpp:g} bpp ({target_bytes} bytes)")
-
-
-def compress_to_psnr(picture: Picture, target_db: float, *, model: LoocModel | str | Path | None = None, effort: int = 0) -> Trial:
-    """The smallest .looc file found whose decoded picture has at least `target_db` dB PSNR, most often within 0.05 dB.
-
-    When quality 1 gives more already, that file is the result, with a notice. Costs 2 to 8 encodings of a photo, each
-    with the synthesis of the decoder. Raises ImageError when quality 100 gives less, ModelError when there is no such
-    model.
-    """
-    _require_positive(target_db, "PSNR", "dB")
-    code = _Coder(picture, model, effort, measure_psnr=True)
+def _compress_to_psnr(code: _Coder, target_db: float) -> Trial:
     goal = _Goal(
-        value=lambda trial: min(trial.psnr_db, _PSNR_CEILING_DB),
-        low=target_db,
-        high=target_db + PSNR_TOLERANCE_DB,
-        per_quality=0.15,
-        per_halving=0.7,
+        value=lambda trial: min(trial.psnr_db, _PSNR_CEILING_DB), low=target_db, high=target_db + PSNR_TOLERANCE_DB, per_quality=0.15, per_halving=0.7
     )
     below, above = _search(code, goal)
     if above is None:
         raise ImageError(
             f"a PSNR of {target_db:g} dB cannot be reached: quality {below.quality}, the best, gives {below.psnr_db:.2f} dB"
-            f" at {_size_text(below, picture)}"
+            f" at {_size_text(below, code.rgb)}"
         )
     if below is None:
         return replace(above, notice=f"even quality {above.quality} gives {above.psnr_db:.2f} dB, more than the {target_db:g} dB asked for")
     return min((trial for trial in code.trials if trial.psnr_db >= target_db), key=lambda trial: len(trial.data))
 
 
-def _compress_to_size(picture: Picture, target_bytes: int, model: LoocModel | str | Path | None, effort: int, target: str) -> Trial:
-    code = _Coder(picture, model, effort)
+def _compress_to_size(code: _Coder, target_bytes: int, target: str) -> Trial:
     high = math.log(max(1, target_bytes))
-    goal = _Goal(
-        value=lambda trial: math.log(len(trial.data)),
-        low=high + math.log1p(-SIZE_TOLERANCE),
-        high=high,
-        per_quality=0.035,
-        per_halving=0.2,
-    )
+    goal = _Goal(value=lambda trial: math.log(len(trial.data)), low=high + math.log1p(-SIZE_TOLERANCE), high=high, per_quality=0.035, per_halving=0.2)
     below, above = _search(code, goal)
     if below is None:
         extra = sum(len(chunk.data) for chunk in code.chunks)
         metadata = f", {extra} bytes of it metadata and transparency" if extra else ""
         raise ImageError(
             f"a target of {target} cannot be reached: quality {above.quality}, the smallest file, takes"
-            f" {_size_text(above, picture)}{metadata}"
+            f" {_size_text(above, code.rgb)}{metadata}"
         )
     if above is None:
-        return replace(below, notice=f"even quality {below.quality} takes only {_size_text(below, picture)}, less than the {target} allowed")
+        return replace(below, notice=f"even quality {below.quality} takes only {_size_text(below, code.rgb)}, less than the {target} allowed")
     return max((trial for trial in code.trials if len(trial.data) <= target_bytes), key=lambda trial: len(trial.data))
 
 
-def _size_text(trial: Trial, picture: Picture) -> str:
-    return f"{len(trial.data)} bytes ({bits_per_pixel(len(trial.data), picture.width, picture.height):.4g} bpp)"
+def _size_text(trial: Trial, rgb: np.ndarray) -> str:
+    return f"{len(trial.data)} bytes ({bits_per_pixel(len(trial.data), rgb.shape[1], rgb.shape[0]):.4g} bpp)"
 
 
 def _require_positive(target: float, what: str, unit: str) -> None:
@@ -138,38 +136,34 @@ class _Coder:
     """Codes one picture again and again; what does not depend on the knobs is done once.
 
     `trials` are all codings so far. The latent depends on the quality but not on the Lagrangian, so that of the last
-    quality is kept (3 bytes per pixel); analysis is a third of an encoding.
+    quality is kept (6 bytes per pixel); analysis is a third of an encoding.
     """
 
-    def __init__(self, picture: Picture, model: LoocModel | str | Path | None, effort: int = 0, *, measure_psnr: bool = False) -> None:
-        if not isinstance(model, LoocModel):
-            model = codec.load_model(codec.DEFAULT_MODEL if model is None else model)
-        codec.require_effort(effort)
-        self.picture, self.model, self.effort, self.measure_psnr = picture, model, effort, measure_psnr
-        self.chunks, self.colour = images.chunks_of_picture(picture), images.colour_of_picture(picture)
+    def __init__(self, encoder: Encoder, rgb: np.ndarray, chunks: tuple[Chunk, ...], colour: Colour, *, measure_psnr: bool = False) -> None:
+        self.encoder, self.rgb, self.chunks, self.colour, self.measure_psnr = encoder, rgb, chunks, colour, measure_psnr
         self.trials: list[Trial] = []
-        self._latent: tuple[int, Tensor] | None = None
+        self._latent: tuple[int, np.ndarray] | None = None
 
     def __call__(self, quality: int, halvings: float = 0.0) -> Trial:
         """The picture at `quality` with 2^-halvings times the usual Lagrangian."""
-        picture, model, lagrangian = self.picture, self.model, codec.ENCODER_LAMBDA * 2.0**-halvings
-        grey, coded_share = self.colour != Colour.RGB, 0.6 if self.measure_psnr else 1.0
+        encoder, rgb, lagrangian = self.encoder, self.rgb, ENCODER_LAMBDA * 2.0**-halvings
+        coded_share = 0.6 if self.measure_psnr else 1.0
         # How many trials there will be is not known: each takes a quarter of what is left of the bar.
         with progress.part(*(1 - 0.75 ** (len(self.trials) + more) for more in (0, 1))):
             if self._latent is None or self._latent[0] != quality:
                 with progress.part(0, coded_share / 3):
-                    self._latent = (quality, codec.analyse(picture.rgb, quality, model))
+                    self._latent = (quality, encoder.transforms.analyse(rgb, quality))
             with progress.part(coded_share / 3, coded_share):
-                coded = codec.encode_picture(
-                    self._latent[1], picture.rgb, quality, model, lagrangian=lagrangian, effort=self.effort, grey=grey
-                )
+                coding = encoder.encode_analysed(self._latent[1], rgb, quality, lagrangian=lagrangian, grey=self.colour != Colour.RGB)
             psnr = None
             if self.measure_psnr:
                 with progress.part(coded_share, 1):
-                    rgb = codec.synthesise(coded.latent_hat, picture.rgb.shape[:2], quality, model, details=coded.details, wiener=coded.wiener, grey=grey)
-                    psnr = psnr_db(picture.rgb, rgb)
-        data = pack(Container(picture.width, picture.height, quality, model.fingerprint, coded.segments, coded.checksum, self.chunks, self.colour, coded.filter))
-        self.trials.append(Trial(data, quality, lagrangian, psnr))
+                    decoded = encoder.transforms.synthesise(
+                        coding.latent, rgb.shape[:2], quality, details=coding.details, wiener=coding.wiener, grey=coding.grey
+                    )
+                    psnr = psnr_db(rgb, decoded)
+        data = packed(encoder.model, coding, rgb.shape[:2], self.chunks, self.colour)
+        self.trials.append(Trial(data, coding, lagrangian, psnr))
         return self.trials[-1]
 
 
@@ -200,7 +194,7 @@ def _search(code: _Coder, goal: _Goal) -> tuple[Trial | None, Trial | None]:
     below: Trial | None = None
     above: Trial | None = None
     first, last = QUALITY_MIN, QUALITY_MAX
-    quality = codec.DEFAULT_QUALITY
+    quality = FIRST_QUALITY
     while first <= last:
         trial = code(quality)
         if goal.met_by(trial):

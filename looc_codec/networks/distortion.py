@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from looc_codec.transforms import without_tf32
+from looc_codec.networks.transforms import without_tf32
 
 MS_SSIM_IN_MSE = 1300.0
 """MSE (0..255 scale) that a loss of 1 of MS-SSIM stands for, so that a quality keeps about its rate: models trained for the

@@ -18,44 +18,25 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from looc_codec import progress
 from looc_codec.config import QUALITY_MAX, QUALITY_MIN, LoocConfig
-from looc_codec.errors import ModelError
-from looc_codec.transforms import QualityTable, stretch
+from looc_codec.format.constants import (
+    ACTIVATION_LIMIT, ACTIVATION_ONE, COMPANDED_LIMIT, LATENT_LIMIT, LATENT_ONE, MEAN_GAIN_BITS, NEIGHBOUR_BITS, RATIO_LOG_SPAN, SCALE_LOG_LOW,
+    SCALE_LOG_WIDTH, WEIGHT_LIMIT,
+)  # fmt: skip
+from looc_codec.format.integers import EXACT_LIMIT, EXPONENT_MAX, EXPONENT_MIN, require_exact
+from looc_codec.format.order import levels_of_group
+from looc_codec.networks.transforms import QualityTable, stretch
 
-LATENT_ONE = 16
-"""Integer value of one quantisation step."""
-LATENT_LIMIT = 32767
-ACTIVATION_ONE = 32
-ACTIVATION_LIMIT = 255
-COMPANDED_LIMIT = 127
-WEIGHT_LIMIT = 127
-EXACT_LIMIT = 2**24
 # A margin for the bias and for rounding weights up; the exact bound is checked again on export.
 PLANNED_LIMIT = EXACT_LIMIT - 2**17
-NEIGHBOUR_BITS = 7
-EXPONENT_MIN, EXPONENT_MAX = -8, 20
-
-STRIP_POSITIONS = 2**14
-"""The codec runs the prior's networks over strips of about so many positions, which bounds its memory: 100 megapixels
-would take 6 GiB at once. Integer sums are exact, so strips change nothing."""
-STEP_HALO = 2
-"""Rows around a strip that its results depend on: dilated 3x3 windows and neighbours up to two rows away."""
 
 LOG_SCALE_RANGE = (-112, 130)
 """Log scales (1/32) for which bits of Gaussians are computed; beyond, they are those of the nearest."""
-
-SCALE_LOG_LOW = -192
-"""Sum of two log scales (1/32 each) below which a unit falls into class 0: mean log scale -3.0."""
-SCALE_LOG_WIDTH = 9
-RATIO_LOG_SPAN = 110
-"""Width of all ratio classes together: a ratio class is 110 // ratio_classes wide, and the outer ones are open."""
 
 
 class _RoundHalfUp(torch.autograd.Function):
@@ -84,12 +65,6 @@ def companding_table() -> Tensor:
     return torch.floor(torch.log1p(values) * (ACTIVATION_ONE / 2) + 0.5).clamp(max=COMPANDED_LIMIT).to(torch.uint8)
 
 
-def row_strips(height: int, width: int, positions: int | None = None) -> list[tuple[int, int]]:
-    """First and last-plus-one rows of strips of at most so many positions, by default `STRIP_POSITIONS`, or, where rows are longer, of one row."""
-    rows = max(1, (positions or STRIP_POSITIONS) // width)
-    return [(top, min(top + rows, height)) for top in range(0, height, rows)]
-
-
 def stored_rows(table: QualityTable) -> Tensor:
     """A learned table's row of each quality as integers (1/32), `(100, width)` int16."""
     values = round_half_up(table(torch.arange(QUALITY_MIN, QUALITY_MAX + 1).float())[:, :, 0, 0] * ACTIVATION_ONE)
@@ -112,9 +87,9 @@ def fitting_exponents(peak: Tensor, total: Tensor, room: Tensor | float) -> Tens
 class IntegerConv2d(nn.Module):
     """Convolution of integers with integer weights, rescaled by a power of two per output channel.
 
-    Output = floor(acc * 2^(gain - e) + 1/2) where acc is the exact integer sum and e the channel's exponent. While
-    training, integer weights are derived from float ones at each step (as precise as -127..127 and the 2^24 bound
-    allow); after `freeze` they are the stored integers.
+    Output = floor(acc * 2^(gain - e) + 1/2) where acc is the exact integer sum and e the channel's exponent. Integer
+    weights are derived from the float ones at each step, as precise as -127..127 and the 2^24 bound allow: there is no
+    second copy of them that could differ.
     """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, gain_bits: int = 0, dilation: int = 1) -> None:
@@ -123,7 +98,6 @@ class IntegerConv2d(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels_out, channels_in, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(channels_out))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        self.frozen: tuple[Tensor, Tensor] | None = None
         self.derived: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -151,57 +125,34 @@ class IntegerConv2d(nn.Module):
         scale = torch.exp2(self.gain_bits - exponent)
         return weight * scale[:, None, None, None], bias * scale
 
-    def freeze(self) -> None:
-        with torch.no_grad():
-            weight, bias = self.scaled()
-            self.frozen = (weight.contiguous(memory_format=torch.channels_last), bias)
-
-    def forward(self, x: Tensor, lattice: Lattice | None = None) -> Tensor:
-        """`(B, C, h, w)` whole numbers → whole numbers at all positions or those of a lattice, before any clipping."""
-        weight, bias = self.frozen or self.derived or self.scaled()
-        reach = self.kernel // 2 * self.dilation
-        if lattice is None:
-            return round_half_up(F.conv2d(x, weight, bias, padding=reach, dilation=self.dilation))
-        # Positions left of (above) the first window are skipped, or else zeros put there; those to the right and below are
-        # there as well, which can give a column and a row too many.
-        x = x[:, :, max(0, lattice.row - reach) :, max(0, lattice.column - reach) :]
-        padding = (max(0, reach - lattice.row), max(0, reach - lattice.column))
-        return round_half_up(F.conv2d(x, weight, bias, stride=lattice.stride, dilation=self.dilation, padding=padding))
+    def forward(self, x: Tensor, stride: int | None = None) -> Tensor:
+        """`(B, C, h, w)` whole numbers → whole numbers before any clipping: at all positions, with zeros beyond the grid; or,
+        with a stride, only where the whole window lies in `x`."""
+        weight, bias = self.derived or self.scaled()
+        if stride is None:
+            return round_half_up(F.conv2d(x, weight, bias, padding=self.kernel // 2 * self.dilation, dilation=self.dilation))
+        return round_half_up(F.conv2d(x, weight, bias, stride=stride, dilation=self.dilation))
 
     def export(self, prefix: str) -> dict[str, Tensor]:
         """int8 weights, int32 biases, int8 exponents; raises ModelError when a sum could reach 2^24."""
         weight, bias, exponent = (value.detach() for value in self.integers())
-        self.require_exact(weight, bias, exponent, prefix)
-        return {
-            f"{prefix}.weight": weight.to(torch.int8),
-            f"{prefix}.bias": bias.to(torch.int32),
-            f"{prefix}.exponent": exponent.to(torch.int8),
-        }
+        tensors = {f"{prefix}.weight": weight.to(torch.int8), f"{prefix}.bias": bias.to(torch.int32), f"{prefix}.exponent": exponent.to(torch.int8)}
+        require_exact({name: value.cpu().numpy() for name, value in tensors.items()}, prefix, self.gain_bits)
+        return tensors
 
-    def require_exact(self, weight: Tensor, bias: Tensor, exponent: Tensor, prefix: str) -> None:
-        """Raises ModelError unless every sum that these integers can give stays below 2^24, where float32 is exact."""
-        worst = weight.double().abs().sum((1, 2, 3)) * ACTIVATION_LIMIT + bias.double().abs()
-        # floor(acc * 2^-e + 1/2) adds half a unit of the rescaled sum, 2^(e-1) units of acc.
-        worst = worst + torch.exp2((exponent - self.gain_bits).clamp_min(0).double()) / 2
-        if worst.max() >= EXACT_LIMIT:
-            raise ModelError(f"layer {prefix} can reach {worst.max():.0f} >= 2^24, so float32 sums would not be exact")
-        if exponent.min() < EXPONENT_MIN or exponent.max() > EXPONENT_MAX:
-            raise ModelError(f"layer {prefix} has exponents outside {EXPONENT_MIN}..{EXPONENT_MAX}")
-
-    def restore(self, tensors: dict[str, Tensor], prefix: str) -> None:
-        """Sets the float weights to the stored integers and freezes them, so that `forward` uses exactly those.
-
-        Raises ModelError for integers whose sums would not be exact.
-        """
-        self.require_exact(*(tensors[f"{prefix}.{part}"].float() for part in ("weight", "bias", "exponent")), prefix)
-        exponent = tensors[f"{prefix}.exponent"].float()
-        scale = torch.exp2(-exponent)
+    def take(self, tensors: dict[str, Tensor], prefix: str) -> None:
+        """Sets the float parameters to stored integers, so that training can go on from a weights file."""
+        scale = torch.exp2(-tensors[f"{prefix}.exponent"].float())
         with torch.no_grad():
-            weight, bias = tensors[f"{prefix}.weight"].float(), tensors[f"{prefix}.bias"].float()
-            self.weight.copy_(weight * scale[:, None, None, None])
-            self.bias.copy_(bias * scale / ACTIVATION_ONE)
-            gain = scale * 2.0**self.gain_bits
-            self.frozen = ((weight * gain[:, None, None, None]).contiguous(memory_format=torch.channels_last), bias * gain)
+            self.weight.copy_(tensors[f"{prefix}.weight"].float() * scale[:, None, None, None])
+            self.bias.copy_(tensors[f"{prefix}.bias"].float() * scale / ACTIVATION_ONE)
+
+    def derive(self, weight: Tensor, bias: Tensor, exponent: Tensor) -> None:
+        """Computes with stored integers from now on, whatever the float parameters are; for graphs that are exported."""
+        # Looked up: a power that an engine computes need not be exact.
+        powers = torch.exp2(self.gain_bits - torch.arange(EXPONENT_MIN, EXPONENT_MAX + 1).float())
+        scale = powers[exponent.long() - EXPONENT_MIN]
+        self.derived = (weight.float() * scale[:, None, None, None], bias.float() * scale)
 
 
 class JointIntegers:
@@ -266,7 +217,7 @@ class StepNet(nn.Module):
             # Otherwise every feature would start at zero.
             nn.init.uniform_(self.quality.table, 0.0, 1.0)
         self.hidden = nn.ModuleList(IntegerConv2d(width, width, 1) for _ in range(depth))
-        self.mean = IntegerConv2d(width, width_out, 1, gain_bits=1)
+        self.mean = IntegerConv2d(width, width_out, 1, gain_bits=MEAN_GAIN_BITS)
         self.log_scale = IntegerConv2d(width, width_out, 1)
         with torch.no_grad():
             self.mean.weight.mul_(0.1)
@@ -276,12 +227,11 @@ class StepNet(nn.Module):
         """Integer activations `(B, width, 1, 1)` of a quality `(B,)`, float32."""
         return round_half_up(self.quality(quality) * ACTIVATION_ONE)
 
-    def forward(self, context: Tensor, quality_row: Tensor, lattice: Lattice | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, context: Tensor, quality_row: Tensor, stride: int | None = None) -> tuple[Tensor, Tensor]:
         if self.entry is None:
-            grid = context if lattice is None else lattice.of(context)
-            features = clipped(quality_row).expand(len(context), -1, *grid.shape[2:])
+            features = clipped(quality_row).expand(len(context), -1, *context.shape[2:])
         else:
-            features = clipped(self.entry(context, lattice) + quality_row)
+            features = clipped(self.entry(context, stride) + quality_row)
         for layer in self.hidden:
             features = clipped(layer(features))
         # Means and log scales have more digits than bfloat16 keeps.
@@ -290,83 +240,13 @@ class StepNet(nn.Module):
             return self.mean(features), self.log_scale(features)
 
 
-@dataclass(frozen=True)
-class Lattice:
-    """Every `stride`-th position of every `stride`-th row, from (`row`, `column`) on."""
-
-    row: int
-    column: int
-    stride: int
-
-    def of(self, grid: Tensor) -> Tensor:
-        """The lattice's positions of `(..., h, w)`, as a view."""
-        return grid[..., self.row :: self.stride, self.column :: self.stride]
-
-    def count(self, rows: int, columns: int) -> tuple[int, int]:
-        """Rows and columns of the lattice in the first `rows` rows and `columns` columns of a grid."""
-        return -(-max(0, rows - self.row) // self.stride), -(-max(0, columns - self.column) // self.stride)
-
-    def below(self, top: int) -> Lattice:
-        """The same positions in the part of the grid that begins at row `top`."""
-        return Lattice((self.row - top) % self.stride, self.column, self.stride)
-
-
-@dataclass(frozen=True)
-class Level:
-    """One level of a group's coding order: which positions, and where their four nearest known neighbours lie.
-
-    `neighbours` are (row, column) offsets, none for a first level. `dilation` spreads the network's 3x3 window so that
-    it meets the known positions.
-    """
-
-    lattices: tuple[Lattice, ...]
-    neighbours: tuple[tuple[int, int], ...] = ()
-    dilation: int = 1
-
-
-def diagonal(distance: int) -> tuple[tuple[int, int], ...]:
-    return tuple((row, column) for row in (-distance, distance) for column in (-distance, distance))
-
-
-def axial(distance: int) -> tuple[tuple[int, int], ...]:
-    return ((-distance, 0), (distance, 0), (0, -distance), (0, distance))
-
-
-CHECKERBOARD = (
-    Level((Lattice(0, 0, 2), Lattice(1, 1, 2))),
-    Level((Lattice(0, 1, 2), Lattice(1, 0, 2)), axial(1)),
-)
-PYRAMID = (
-    Level((Lattice(0, 0, 4),)),
-    Level((Lattice(2, 2, 4),), diagonal(2), 2),
-    Level((Lattice(0, 2, 4), Lattice(2, 0, 4)), axial(2), 2),
-    Level((Lattice(1, 1, 2),), diagonal(1)),
-    Level((Lattice(0, 1, 2), Lattice(1, 0, 2)), axial(1)),
-)
-
-
-def levels_of_group(index: int) -> tuple[Level, ...]:
-    return PYRAMID if index == 0 else CHECKERBOARD
-
-
 @functools.lru_cache(maxsize=64)
 def level_positions(index: int, height: int, width: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
     """Mask `(h, w)` bool and flat positions `(n,)` int64 of each level of a group, kept: an accelerator that is asked for
     positions makes the host wait."""
     with torch.inference_mode(False):
-        masks = level_masks(levels_of_group(index), height, width, device)
+        masks = [torch.tensor(level.mask(height, width), device=device) for level in levels_of_group(index)]
         return [(mask, mask.flatten().nonzero().flatten()) for mask in masks]
-
-
-def level_masks(levels: tuple[Level, ...], height: int, width: int, device: torch.device | str = "cpu") -> list[Tensor]:
-    """Positions of each level: `(h, w)` bool; together they cover the grid once."""
-    masks = []
-    for level in levels:
-        mask = torch.zeros(height, width, dtype=torch.bool, device=device)
-        for lattice in level.lattices:
-            lattice.of(mask)[:] = True
-        masks.append(mask)
-    return masks
 
 
 class NeighbourMean(nn.Module):
@@ -379,24 +259,26 @@ class NeighbourMean(nn.Module):
     def __init__(self, channels: int, offsets: tuple[tuple[int, int], ...]) -> None:
         super().__init__()
         self.offsets = offsets
+        self.reach = max(max(abs(row), abs(column)) for row, column in offsets)
         self.weight = nn.Parameter(torch.zeros(channels, len(offsets)))
+        self.derived: Tensor | None = None
 
     def integers(self) -> Tensor:
         return round_half_up(self.weight * 2**NEIGHBOUR_BITS).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
 
-    def forward(self, known: Tensor, lattice: Lattice | None = None) -> Tensor:
-        """`known` `(B, C, h, w)` integer latents, zero where not known yet → integer means (1/16 steps) at all positions
-        or those of a lattice."""
-        height, width = known.shape[2:]
-        reach = max(max(abs(row), abs(column)) for row, column in self.offsets)
-        weight = self.integers()[:, :, None, None]
-        padded = F.pad(known, (reach,) * 4)
+    def forward(self, known: Tensor, stride: int | None = None) -> Tensor:
+        """`known` `(B, C, h, w)` integer latents, zero where not known yet → integer means (1/16 steps): at all positions, or,
+        with a stride, where all neighbours lie in `known`."""
+        weight = self.integers() if self.derived is None else self.derived
+        if stride is None:
+            known, stride = F.pad(known, (self.reach,) * 4), 1
+        height, width = known.shape[2] - 2 * self.reach, known.shape[3] - 2 * self.reach
 
         def moved(row: int, column: int) -> Tensor:
-            part = padded[:, :, reach + row : reach + row + height, reach + column : reach + column + width]
-            return part if lattice is None else lattice.of(part)
+            top, left = self.reach + row, self.reach + column
+            return known[:, :, top : top + height : stride, left : left + width : stride]
 
-        total = sum(weight[:, index] * moved(*offset) for index, offset in enumerate(self.offsets))
+        total = sum(weight[:, index, None, None] * moved(*offset) for index, offset in enumerate(self.offsets))
         return round_half_up(total * 2.0**-NEIGHBOUR_BITS)
 
 
@@ -408,28 +290,8 @@ def gaussian_bits(residual: Tensor, scale: Tensor) -> Tensor:
     return -torch.log2(((upper - lower) / 2).clamp_min(1e-9))
 
 
-@dataclass(frozen=True)
-class CodingStep:
-    """One step of the coding order: which channels, and which positions (flat indices), are coded together."""
-
-    segment: int
-    channels: slice
-    positions: Tensor
-
-    def units(self, latent: Tensor, codevector_dim: int) -> Tensor:
-        """The step's units of `latent` `(C, positions of the grid)` → `(n, d*)`: unit-major, then position."""
-        part = latent[self.channels].index_select(1, self.positions)
-        return part.view(-1, codevector_dim, len(self.positions)).transpose(1, 2).reshape(-1, codevector_dim)
-
-    def place(self, units: Tensor, latent: Tensor) -> None:
-        """Writes `(n, d*)` units back to where `units` took them from."""
-        count, dim = len(self.positions), units.shape[1]
-        part = units.view(-1, count, dim).transpose(1, 2).reshape(-1, count)
-        latent[self.channels] = latent[self.channels].index_copy(1, self.positions, part)
-
-
 def unit_classes(log_scale: Tensor, config: LoocConfig) -> Tensor:
-    """Context class of each unit from its integer log scales `(n, d*)` → `(n,)` int64: mean scale x ratio of scales."""
+    """Context class of each unit from its integer log scales `(n, d*)` → `(n,)` int64, on any device; as `order.table_rows`."""
     dim = config.codevector_dim
     log_scale = log_scale.to(torch.int64)
     mean_class = torch.div(2 * log_scale.sum(1) - dim * SCALE_LOG_LOW, dim * SCALE_LOG_WIDTH, rounding_mode="floor")
@@ -444,10 +306,10 @@ def unit_classes(log_scale: Tensor, config: LoocConfig) -> Tensor:
 
 
 class Prior(nn.Module):
-    """The networks of the channel groups' levels; the same layers for training, encoding and decoding.
+    """The networks of the channel groups' levels: rates for training, and the integers that a codec model holds.
 
-    In training `forward` gives rates under a Gaussian of the predicted mean and scale. In the codec `traverse` visits
-    every unit in coding order and hands its mean and context class to a callback that picks or reads the codes.
+    `forward` gives rates under a Gaussian of the predicted mean and scale. The codec runs the same layers as exported graphs
+    (codec/prior.py), each level at its own positions.
     """
 
     def __init__(self, config: LoocConfig) -> None:
@@ -465,31 +327,21 @@ class Prior(nn.Module):
             ))
             self.neighbours.append(nn.ModuleList(NeighbourMean(group, level.neighbours) for level in levels[1:]))
             before += group
-        self.tables: dict[str, Tensor] | None = None
         # Kernels of an accelerator, which training brings along: for JointIntegers, and for all that `rates` does in bfloat16.
         self.derive_integers: Callable[..., tuple[Tensor, Tensor]] | None = None
         self.fused_rates: Callable[..., dict[str, Tensor]] | None = None
         self.joint: JointIntegers | None = None
 
-    # --- shared by training and the codec -------------------------------------------------------------------------
-
-    def step(
-        self, group: int, level: int, quality_row: Tensor, context: Tensor, group_hat: Tensor, lattice: Lattice | None = None, extent: tuple[int, int] = (0, 0)
-    ) -> tuple[Tensor, Tensor]:
+    def step(self, group: int, level: int, quality_row: Tensor, context: Tensor, group_hat: Tensor, stride: int | None = None) -> tuple[Tensor, Tensor]:
         """Mean (1/16 steps) and log scale (1/32, without the quality's base) of one level of a group.
 
         `quality_row` is the level's of the quality. `context` holds what is known of earlier groups and, but for the first level, of this one,
         companded; `group_hat` what is known of this group as integer latents; both are zero elsewhere. At all positions, of which only the
-        level's mean anything, or at those of a lattice in the first rows and columns that `extent` counts; the
-        context then has `STEP_HALO` more rows and columns at its end, zero where the grid has none.
+        level's mean anything; or, with the stride of the level's lattices, where the windows of 3x3 lie in the context.
         """
-        mean, log_scale = self.nets[group][level](context, quality_row, lattice)
-        if lattice is not None:
-            rows, columns = lattice.count(*extent)
-            mean, log_scale = mean[:, :, :rows, :columns], log_scale[:, :, :rows, :columns]
+        mean, log_scale = self.nets[group][level](context, quality_row, stride)
         if level > 0:
-            near = self.neighbours[group][level - 1](group_hat, lattice)
-            mean = mean + (near if lattice is None else near[:, :, :rows, :columns])
+            mean = mean + self.neighbours[group][level - 1](group_hat, stride)
         return mean, log_scale
 
     # --- training -------------------------------------------------------------------------------------------------
@@ -512,7 +364,7 @@ class Prior(nn.Module):
 
     def forward(self, latent: Tensor, quality: Tensor, quantise: Callable | None = None, kept_groups: Tensor | None = None) -> dict[str, Tensor]:
         """`rates`, with the integer weights of all layers derived at once on a GPU."""
-        if not latent.is_cuda or self.tables is not None:
+        if not latent.is_cuda:
             return self.rates(latent, quality, quantise, kept_groups)
         if self.joint is None:
             self.joint = JointIntegers(list(self.integer_layers().values()), self.derive_integers)
@@ -575,65 +427,6 @@ class Prior(nn.Module):
             "log_scale": torch.cat(log_scales, 1),
         }
 
-    # --- codec ----------------------------------------------------------------------------------------------------
-
-    @torch.inference_mode()
-    def traverse(self, height: int, width: int, quality: int, code: Callable[[CodingStep, Tensor, Tensor], Tensor]) -> Tensor:
-        """Visits every unit in coding order; the one traversal that encoder and decoder share.
-
-        `code(step, rows, mean)` gets the table rows `(n,)` int64 and means `(n, d*)` int32 of the step's units and
-        returns their quantised values `(n, d*)` int32, picked (encoder) or read (decoder). Needs frozen tables.
-        Returns the quantised latent `(d, h, w)` int32 in 1/16 steps. Bit-exact on every machine; CPU only.
-        """
-        assert self.tables is not None, "traverse needs exported integer tables"
-        config, dim = self.config, self.config.codevector_dim
-        count = height * width
-        base = self.tables["quality_log_scale"][quality - QUALITY_MIN, :, None, None]
-        latent_hat = torch.zeros(config.channels, count, dtype=torch.int32)
-        latent_grid = latent_hat.view(config.channels, height, width)
-        # What networks see, channels last. Zero where not known yet, like the latent (0 compands to 0), and beyond the last row and column.
-        known = torch.zeros(height + STEP_HALO, width + STEP_HALO, config.channels, dtype=torch.int8)
-        before = 0
-        for index, group in enumerate(config.groups):
-            channels, end, units = slice(before, before + group), before + group, group // dim
-            levels = levels_of_group(index)
-            for number, (level, mask) in enumerate(zip(levels, level_masks(levels, height, width), strict=True)):
-                quality_row = self.tables[f"nets.{index}.{number}.quality"][quality - QUALITY_MIN, None, :, None, None]
-                positions = mask.flatten().nonzero().flatten()
-                if not len(positions):
-                    continue
-                rows = torch.empty(units, len(positions), dtype=torch.int64)
-                mean_units = torch.empty(units, len(positions), dim, dtype=torch.int32)
-                for top, bottom in row_strips(height, width):
-                    start, stop = torch.searchsorted(positions, torch.tensor([top * width, bottom * width])).tolist()
-                    # A strip of few rows may hold no position of a level.
-                    if start == stop:
-                        continue
-                    y0 = max(0, top - STEP_HALO)
-                    context = known[y0 : bottom + STEP_HALO, :, : end if number else before].float().permute(2, 0, 1)[None]
-                    own = latent_grid[channels, y0 : bottom + STEP_HALO].float()[None]
-                    mean, log_scale = torch.empty(2, group, bottom - y0, width)
-                    for lattice in (lattice.below(y0) for lattice in level.lattices):
-                        if lattice.row < bottom - y0 and lattice.column < width:
-                            found = self.step(index, number, quality_row, context, own, lattice, (bottom - y0, width))
-                            lattice.of(mean)[:], lattice.of(log_scale)[:] = (value[0] for value in found)
-                    log_scale = log_scale + base[channels]
-                    local = CodingStep(index, slice(0, group), positions[start:stop] - y0 * width)
-                    rows[:, start:stop] = unit_classes(local.units(log_scale.view(group, -1), dim), config).view(units, -1)
-                    mean_units[:, start:stop] = local.units(mean.view(group, -1), dim).to(torch.int32).view(units, -1, dim)
-                step = CodingStep(index, channels, positions)
-                step.place(code(step, rows.flatten(), mean_units.view(-1, dim)), latent_hat)
-                for top, bottom in row_strips(height, width):
-                    known[top:bottom, :width, channels] = self.companded(latent_grid[channels, top:bottom]).permute(1, 2, 0)
-                progress.report((before + group * (number + 1) / len(levels)) / config.channels)
-            before = end
-        return latent_grid
-
-    def companded(self, latent: Tensor) -> Tensor:
-        """`compand` of integer latents as int8, from the stored table."""
-        table = self.tables["companding"]
-        return table.index_select(0, latent.abs().flatten()).view(latent.shape) * latent.sign().to(torch.int8)
-
     # --- weights --------------------------------------------------------------------------------------------------
 
     def integer_layers(self) -> dict[str, IntegerConv2d]:
@@ -658,23 +451,11 @@ class Prior(nn.Module):
         return tensors
 
     @torch.no_grad()
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Takes the integers of `export` and freezes the prior to them; ModelError when they are not such integers."""
-        expected = {name: (value.dtype, value.shape) for name, value in self.export().items()}
-        if {name: (value.dtype, value.shape) for name, value in tensors.items()} != expected:
-            raise ModelError("the weights file holds other prior tensors than its configuration needs")
-        if tensors["companding"].max() > COMPANDED_LIMIT or min(map(int, (tensors[name].min() for name in self.neighbour_means()))) < -WEIGHT_LIMIT:
-            raise ModelError("the weights file holds prior integers out of range")
+    def take(self, tensors: dict[str, Tensor]) -> None:
+        """Sets all parameters to the integers of `export`, so that training can go on from a weights file."""
         for name, layer in self.integer_layers().items():
-            layer.restore(tensors, name)
+            layer.take(tensors, name)
         for name, neighbour in self.neighbour_means().items():
             neighbour.weight.copy_(tensors[name].float() / 2**NEIGHBOUR_BITS)
         for name, table in self.quality_tables().items():
             read_back(table, tensors[name])
-        self.tables = {name: tensors[name].float() for name in self.quality_tables()} | {"companding": tensors["companding"].to(torch.int8)}
-
-    def unfreeze(self) -> None:
-        """Goes back to float weights for training."""
-        self.tables = None
-        for layer in self.integer_layers().values():
-            layer.frozen = None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from itertools import accumulate
 
-from looc_codec.config import PATCH
+from looc_codec.format.constants import PATCH
 from looc_codec.errors import (
     DamagedError,
     FormatError,
@@ -275,6 +275,19 @@ def read_header(data: bytes | memoryview, *, max_pixels: int | None = None) -> H
         FormatError: as `unpack`, for what is looked at; without `max_pixels` only the format limits the size.
     """
     return _parse(memoryview(data).cast("B"), max_pixels, refuse_unknown=False)[0]
+
+
+def sound_chunks(header: Header, data: bytes | memoryview) -> list[Chunk]:
+    """The chunks of a file whose checksums match, from its bytes or any beginning of them that `read_header` takes."""
+    view = memoryview(data).cast("B")
+    _, starts, _ = _parse(view, None, refuse_unknown=False)
+    chunks = []
+    for info, start in zip(header.chunks, starts, strict=True):
+        content = view[start : start + info.length_bytes]
+        end = start + info.length_bytes
+        if _checksum(info.type.encode("ascii"), content) == view[end : end + CHECKSUM_BYTES]:
+            chunks.append(Chunk(info.type, bytes(content)))
+    return chunks
 
 
 def overhead_bytes(container: Container) -> int:

@@ -7,8 +7,10 @@ symbol would be some 50 times slower and take gigabytes per megapixel. Tables ar
 
 from __future__ import annotations
 
+import contextlib
 import zlib
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 
 import constriction
 import numpy as np
@@ -50,12 +52,12 @@ def sorted_by(values: np.ndarray) -> np.ndarray:
     return (values.astype(np.uint16) if narrow else values).argsort(kind="stable")
 
 
-def runs_of(ordered: np.ndarray) -> list[tuple[int, int, int]]:
-    """The runs `(value, start, end)` of equal neighbours in `(n,)`."""
-    if not len(ordered):
-        return []
-    starts = [0, *((ordered[1:] != ordered[:-1]).nonzero()[0] + 1).tolist()]
-    return list(zip(ordered[starts].tolist(), starts, [*starts[1:], len(ordered)], strict=True))
+def long_runs(ordered: np.ndarray) -> list[tuple[int, int]]:
+    """Where more than `SHORT_RUN` equal neighbours of `(n,)` start and end."""
+    ends = np.concatenate([(ordered[1:] != ordered[:-1]).nonzero()[0] + 1, [len(ordered)]]) if len(ordered) else np.zeros(0, np.int64)
+    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    long = ends - starts > SHORT_RUN
+    return list(zip(starts[long].tolist(), ends[long].tolist(), strict=True))
 
 
 class SegmentEncoder:
@@ -77,15 +79,18 @@ class SegmentEncoder:
             by_kind = sorted_by(kinds)
             order = order[by_kind]
             keys = kinds[by_kind] * (len(self.bank.frequencies)) + keys[by_kind]
-        ordered = np.ascontiguousarray(symbols[order], dtype=np.int32)
-        encode, models, table_rows, single = self.coder.encode, self.bank.models, rows[order].tolist(), ordered.tolist()
-        for _, start, end in runs_of(keys):
-            model = models[table_rows[start]]
-            if end - start > SHORT_RUN:
-                encode(ordered[start:end], model)
-            else:
-                for symbol in single[start:end]:
-                    encode(symbol, model)
+        ordered, table_rows = np.ascontiguousarray(symbols[order], dtype=np.int32), rows[order]
+        encode, models = self.coder.encode, self.bank.models
+        position = 0
+        for start, end in long_runs(keys):
+            self._one_by_one(ordered[position:start], table_rows[position:start])
+            encode(ordered[start:end], models[int(table_rows[start])])
+            position = end
+        self._one_by_one(ordered[position:], table_rows[position:])
+
+    def _one_by_one(self, symbols: np.ndarray, rows: np.ndarray) -> None:
+        # A deque of no length runs through the calls and keeps nothing.
+        deque(map(self.coder.encode, symbols.tolist(), map(self.bank.models.__getitem__, rows.tolist())), maxlen=0)
 
     def finish(self) -> bytes:
         """The segment: big-endian 32-bit words without trailing zero bytes, which the decoder supplies."""
@@ -99,6 +104,16 @@ class SegmentDecoder:
         self.bank = bank
         padded = bytes(data) + b"\0" * (-len(data) % WORD_BYTES)
         self.coder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
+        self.decode = self.coder.decode
+        """The next symbol under a model of the bank; to be called inside `checked`."""
+
+    @contextlib.contextmanager
+    def checked(self) -> Iterator[None]:
+        """Raises FormatError where reading inside finds data that cannot have been encoded so."""
+        try:
+            yield
+        except (AssertionError, ValueError) as error:
+            raise FormatError("the coded data is damaged and cannot be decoded; get the file again") from error
 
     def finish(self) -> None:
         """To be called after the last symbol: FormatError when the segment has more data than they take."""
@@ -107,27 +122,29 @@ class SegmentDecoder:
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Symbols `(n,)` int32 of one kind, one for each row `(n,)`; FormatError when the data cannot have been encoded so."""
+        if not len(rows):
+            return np.zeros(0, np.int32)
         order = sorted_by(rows)
         symbols = np.empty(len(rows), np.int32)
         symbols[order] = self.read_ascending(rows[order])
         return symbols
 
-    def read_ascending(self, rows: np.ndarray) -> list[int]:
+    def read_ascending(self, rows: np.ndarray) -> np.ndarray | list[int]:
         """`read` of rows that are in ascending order already."""
-        decode, models = self.coder.decode, self.bank.models
-        try:
+        decode, models = self.decode, self.bank.models
+        with self.checked():
             if len(rows) <= SHORT_READ:
-                return [decode(models[row]) for row in rows.tolist()]
-            symbols: list[int] = []
-            for row, start, end in runs_of(rows):
-                model = models[row]
-                if end - start > SHORT_RUN:
-                    symbols += decode(model, end - start).tolist()
-                else:
-                    symbols += [decode(model) for _ in range(start, end)]
+                return self._one_by_one(rows)
+            symbols, position = np.empty(len(rows), np.int32), 0
+            for start, end in long_runs(rows):
+                symbols[position:start] = self._one_by_one(rows[position:start])
+                symbols[start:end] = decode(models[int(rows[start])], end - start)
+                position = end
+            symbols[position:] = self._one_by_one(rows[position:])
             return symbols
-        except (AssertionError, ValueError) as error:
-            raise FormatError("the coded data is damaged and cannot be decoded; get the file again") from error
+
+    def _one_by_one(self, rows: np.ndarray) -> list[int]:
+        return list(map(self.decode, map(self.bank.models.__getitem__, rows.tolist())))
 
 
 class CodeChecksum:

@@ -1,0 +1,302 @@
+"""What programs call: pictures to the bytes of .looc files and back. Joins pictures, models, codec and container.
+
+    data = looc_codec.compress(Image.open("photo.png"), quality=50)
+    image = looc_codec.decompress(data)
+
+Threads: every function may be called from several threads at once. They share models and their networks, which run one
+picture's tile at a time with `threads` threads (by default `LOOC_THREADS` or the number of cores), so memory does not grow with
+the number of callers. Forking: a forked process may go on using looc; it makes its networks anew, on first use.
+
+Errors: whatever goes wrong with a file, a picture, a model or an argument is a LoocError.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from looc_codec import images, registry
+from looc_codec.codec.decoder import Decoder, filter_of
+from looc_codec.codec.encoder import Encoder
+from looc_codec.codec.engine import PROVIDERS, default_threads
+from looc_codec.codec.model import CodecModel, cached_model
+from looc_codec.codec.rate_control import Target, Trial, compress_to_target, packed
+from looc_codec.codec.transforms import SHRINKS
+from looc_codec.config import QUALITY_MAX, QUALITY_MIN
+from looc_codec.errors import FormatError, ImageError, ModelError, OptionError
+from looc_codec.format import container
+from looc_codec.format.container import DEFAULT_MAX_PIXELS, Colour, Container, unpack
+from looc_codec.images import Picture
+from looc_codec.registry import ModelEntry
+
+DEFAULT_MODEL = "photo"
+DEFAULT_QUALITY = 50
+EFFORT_MAX = 3
+
+ModelSpec = CodecModel | str | os.PathLike[str] | None
+"""A loaded model, the name of an installed one, the path of a weights file, or None for the default."""
+Source = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
+"""The bytes of a .looc file, its path, or a file object opened for reading bytes."""
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def models() -> list[ModelEntry]:
+    """The installed models, in the order in which they are searched."""
+    return registry.installed_models()
+
+
+def load_model(spec: str | os.PathLike[str] = DEFAULT_MODEL) -> CodecModel:
+    """The model of an installed name ("photo") or of a weights file; read once per process.
+
+    Raises ModelError when there is no such model or its file is damaged.
+    """
+    if not isinstance(spec, (str, os.PathLike)):
+        raise ModelError(f"a model is named by text or a path, not by a {type(spec).__name__}")
+    return cached_model(Path(registry.find_model(spec).path))
+
+
+def _model(spec: ModelSpec) -> CodecModel:
+    return spec if isinstance(spec, CodecModel) else load_model(DEFAULT_MODEL if spec is None else spec)
+
+
+def model_for_file(fingerprint: bytes, spec: ModelSpec = None) -> CodecModel:
+    """The given model if it fits a file's fingerprint, or the installed one that does; ModelError otherwise."""
+    model = _model(registry.find_by_fingerprint(fingerprint).path if spec is None else spec)
+    if model.fingerprint != fingerprint:
+        raise ModelError(f"the file was written with model {fingerprint.hex()}, not with {model.name} ({model.fingerprint.hex()}); use that model")
+    return model
+
+
+def _threads(threads: int | None) -> int:
+    if threads is None:
+        return default_threads()
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or not 1 <= threads <= 1024:
+        raise OptionError(f"threads {threads!r} is not a whole number of 1 to 1024")
+    return int(threads)
+
+
+def _device(device: str) -> str:
+    if device not in PROVIDERS:
+        raise OptionError(f"device {device!r} is none of {', '.join(PROVIDERS)}")
+    return device
+
+
+def encoder_for(model: CodecModel, *, effort: int = 0, threads: int | None = None, device: str = "cpu") -> Encoder:
+    """An encoder of a model. Raises ImageError for an effort that there is not, ModelError where effort needs torch and there is
+    none."""
+    if isinstance(effort, bool) or not isinstance(effort, (int, np.integer)) or not 0 <= effort <= EFFORT_MAX:
+        raise ImageError(f"effort {effort!r} is not a whole number of 0 to {EFFORT_MAX}")
+    refine = None
+    if effort:
+        try:
+            import torch  # noqa: F401
+        except ImportError:
+            raise ModelError("effort above 0 needs torch for its gradients, which is not installed; pip install 'looc[train]' or leave --effort away") from None
+        from looc_codec.effort import Refinement
+
+        refine = Refinement(model, int(effort), _threads(threads))
+    return Encoder(model, model.engine(_threads(threads), _device(device)), refine)
+
+
+def decoder_for(model: CodecModel, *, threads: int | None = None, device: str = "cpu") -> Decoder:
+    """A decoder of a model."""
+    return Decoder(model, model.engine(_threads(threads), _device(device)))
+
+
+# --- pictures and bytes -----------------------------------------------------------------------------------------------
+
+
+def compress_picture(
+    picture: Picture, *, quality: int = DEFAULT_QUALITY, target: Target | None = None, model: ModelSpec = None, effort: int = 0, threads: int | None = None, device: str = "cpu"
+) -> Trial:
+    """A picture with its metadata as a .looc file: its bytes, and the quality that they have.
+
+    `quality` is a whole number of 1..100; with a `target` it is searched for. `effort` is 0 (fast) to 3 (the best picture for its
+    bytes, of which there may be a few more). Raises ImageError for one outside, an unusable picture or a target that cannot be
+    reached, ModelError when there is no such model.
+    """
+    if isinstance(quality, bool) or not isinstance(quality, (int, np.integer)) or not QUALITY_MIN <= quality <= QUALITY_MAX:
+        raise ImageError(f"quality {quality!r} is not a whole number of {QUALITY_MIN} to {QUALITY_MAX}")
+    encoder = encoder_for(_model(model), effort=effort, threads=threads, device=device)
+    chunks, colour = images.chunks_of_picture(picture), images.colour_of_picture(picture)
+    if target is not None:
+        return compress_to_target(encoder, picture.rgb, target, chunks, colour)
+    coding = encoder.encode(picture.rgb, int(quality), grey=colour != Colour.RGB)
+    return Trial(packed(encoder.model, coding, picture.rgb.shape[:2], chunks, colour), coding)
+
+
+def restore_picture(
+    data: bytes | memoryview | Container, *, model: ModelSpec = None, max_pixels: int = DEFAULT_MAX_PIXELS, groups: int | None = None, scale: float = 1,
+    allow_truncated: bool = False, threads: int | None = None, device: str = "cpu",
+) -> Picture:  # fmt: skip
+    """The picture of a .looc file, with its metadata; of its bytes, or of what `unpack` found in them.
+
+    Without `model` the installed model with the file's fingerprint is used. `groups` decodes only so many of the channel
+    groups, `scale` (1, 1/2, 1/4, 1/8 or 1/16) gives a smaller picture, and `allow_truncated` what a file that ends too early holds
+    of them; a notice says so. Raises FormatError for anything else that is not a whole, undamaged file, ModelError when its model
+    is not installed.
+    """
+    shrink = shrink_of(scale)
+    _require_whole("groups", groups)
+    _require_whole("max_pixels", max_pixels)
+    file = data if isinstance(data, Container) else unpack(data, max_pixels=max_pixels, allow_truncated=allow_truncated)
+    decoder = decoder_for(model_for_file(file.fingerprint, model), threads=threads, device=device)
+    if shrink == 1:
+        rgb = decoder.restore(file, groups)
+    else:
+        rgb = decoder.restore_small(file, shrink, groups)
+    picture = images.picture_with_chunks(rgb, file.chunks, file.colour) if shrink == 1 else _small_picture(rgb, file)
+    held = len(file.segments) - file.segments.count(None)
+    if held < len(file.segments):
+        picture = replace(picture, notices=(f"the file is cut short: it holds {held} of {len(file.segments)} channel groups", *picture.notices))
+    return picture
+
+
+def _require_whole(name: str, value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
+        raise OptionError(f"{name} {value!r} is not a whole number")
+
+
+def shrink_of(scale: float) -> int:
+    """How many pixels of the whole picture one of a scale stands for along a side; ImageError for a scale that there is not."""
+    if scale == 1:
+        return 1
+    for shrink in SHRINKS:
+        if scale == 1 / shrink:
+            return shrink
+    raise ImageError(f"scale {scale!r} is none of 1, 1/2, 1/4, 1/8 and 1/16")
+
+
+def _small_picture(rgb: np.ndarray, file: Container) -> Picture:
+    """A small picture with the metadata of the file, and its alpha plane as small."""
+    whole = images.picture_with_chunks(np.zeros((file.height, file.width, 3), np.uint8), file.chunks, file.colour) if any(
+        chunk.type == container.ALPHA_CHUNK for chunk in file.chunks
+    ) else images.picture_with_chunks(rgb, file.chunks, file.colour)
+    if whole.alpha is None:
+        return replace(whole, rgb=rgb)
+    alpha = np.asarray(Image.fromarray(whole.alpha).resize((rgb.shape[1], rgb.shape[0]), Image.Resampling.BOX))
+    return replace(whole, rgb=rgb, alpha=alpha)
+
+
+# --- for programs -----------------------------------------------------------------------------------------------------
+
+
+def compress(
+    image: Image.Image | np.ndarray | Picture, *, quality: int = DEFAULT_QUALITY, target_size: int | None = None, target_bpp: float | None = None,
+    target_psnr: float | None = None, effort: int = 0, model: ModelSpec = None, threads: int | None = None, device: str = "cpu",
+) -> bytes:  # fmt: skip
+    """A Pillow image, an `(H, W, 3)` uint8 array or a Picture as the bytes of a .looc file.
+
+    `quality` is 1..100; instead of it a target may be given: `target_size` in bytes or `target_bpp` in bits per pixel, which the file
+    never exceeds, or `target_psnr` in dB. `effort` of 0 to 3 takes more time for a better picture (above 0 it needs torch). `model` is
+    the name of an installed model, the path of a weights file, or what `load_model` gives. Raises ImageError, ModelError.
+    """
+    return compress_picture(
+        picture_of(image), quality=quality, target=target_of(target_size, target_bpp, target_psnr), effort=effort, model=model, threads=threads, device=device
+    ).data
+
+
+def picture_of(image: Image.Image | np.ndarray | Picture) -> Picture:
+    """What `compress` takes, as a Picture; ImageError for anything else."""
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise ImageError(f"an array must be (height, width, 3) uint8, not {image.shape} {image.dtype}")
+        return Picture(rgb=np.ascontiguousarray(image), alpha=None, icc=None, exif=None, xmp=None, notices=())
+    if isinstance(image, Image.Image):
+        return images.picture_from_pillow(image)
+    if not isinstance(image, Picture):
+        raise ImageError(f"cannot compress a {type(image).__name__}; give a Pillow image or a uint8 array")
+    return image
+
+
+def target_of(size_bytes: int | None, bpp: float | None, psnr_db: float | None) -> Target | None:
+    """The target of a compression, or None where there is none; ImageError where there are several."""
+    for value in (size_bytes, bpp, psnr_db):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating))):
+            raise ImageError(f"a target is a number, not {value!r}")
+    given = [Target(kind, float(value)) for kind, value in (("size", size_bytes), ("bpp", bpp), ("psnr", psnr_db)) if value is not None]
+    if len(given) > 1:
+        raise ImageError("only one of target_size, target_bpp and target_psnr can be given")
+    return given[0] if given else None
+
+
+def read_source(source: Source) -> bytes | memoryview:
+    """The bytes of a .looc file given as bytes, path or file object; FormatError for anything else and for what cannot be read."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return memoryview(source)
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            return Path(source).read_bytes()
+        data = source.read()
+    except OSError as error:
+        raise FormatError(f"cannot read {source}: {error.strerror or error}") from None
+    except AttributeError:
+        raise FormatError(f"cannot read a .looc file from a {type(source).__name__}; give bytes, a path or a file object") from None
+    if not isinstance(data, (bytes, bytearray)):
+        raise FormatError("the file object gives text, not bytes; open the file in mode 'rb'")
+    return data
+
+
+def decompress(
+    source: Source, *, model: ModelSpec = None, max_pixels: int = DEFAULT_MAX_PIXELS, groups: int | None = None, scale: float = 1, allow_truncated: bool = False,
+    threads: int | None = None, device: str = "cpu",
+) -> Image.Image:  # fmt: skip
+    """The Pillow image of a .looc file: RGB or RGBA; L or LA where the picture was grey.
+
+    `groups`, `scale` and `allow_truncated` give previews, see `restore_picture`. Raises FormatError, ModelError.
+    """
+    picture = restore_picture(
+        read_source(source), model=model, max_pixels=max_pixels, groups=groups, scale=scale, allow_truncated=allow_truncated, threads=threads, device=device
+    )
+    return images.picture_to_pillow(picture)
+
+
+def verify(source: Source | Container, *, model: ModelSpec = None, max_pixels: int = DEFAULT_MAX_PIXELS, threads: int | None = None) -> None:
+    """Checks every checksum and decodes all codes of a .looc file without making a picture; raises FormatError or ModelError."""
+    file = source if isinstance(source, Container) else unpack(read_source(source), max_pixels=max_pixels)
+    filter_of(file)
+    decoder_for(model_for_file(file.fingerprint, model), threads=threads).decode(file)
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a .looc file says of itself. `model` is the name of its model, None where that is not installed; `bpp` counts every byte."""
+
+    width: int
+    height: int
+    quality: int
+    model: str | None
+    fingerprint: str
+    bpp: float
+    file_bytes: int
+    groups: int
+    held_groups: int
+    grey: bool
+    chunks: tuple[str, ...]
+
+
+def info(source: Source) -> Info:
+    """What a .looc file says of itself, from its header; no codes are decoded. Raises FormatError."""
+    data = read_source(source)
+    header = container.read_header(data)
+    try:
+        name: str | None = registry.find_by_fingerprint(header.fingerprint).name
+    except ModelError:
+        name = None
+    held = container.held_segments(header, data)[0]
+    return Info(
+        header.width, header.height, header.quality, name, header.fingerprint.hex(), 8 * len(data) / (header.width * header.height), len(data),
+        len(header.segment_lengths_bytes), held, header.colour != Colour.RGB, tuple(chunk.type for chunk in header.chunks),
+    )  # fmt: skip
+
+
+def truncate(source: Source, *, groups: int | None = None, max_bytes: int | None = None) -> bytes:
+    """The beginning of a .looc file as a file of its own, a preview: the first `groups` channel groups, or as many as `max_bytes` hold."""
+    return container.truncate(read_source(source), groups=groups, max_bytes=max_bytes)

@@ -1,0 +1,127 @@
+"""Runs the graphs of a model with ONNX Runtime.
+
+Threads never wait in a loop: two processes side by side on two cores take 1.1 times as long as one and not three times
+(docs/BENCHMARKS.md). The graphs of the prior run on the CPU whatever the device, since their sums must be exact.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from looc_codec.errors import ModelError
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "openvino": "OpenVINOExecutionProvider",
+    "directml": "DmlExecutionProvider", "coreml": "CoreMLExecutionProvider",
+}  # fmt: skip
+"""Names of devices, and what ONNX Runtime calls them."""
+EXACT_GRAPHS = ("prior.", "details.")
+"""Beginnings of the names of graphs whose sums are exact only on the CPU."""
+THREADS_VARIABLE = "LOOC_THREADS"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One exported network: ONNX without weights, and the names of the tensors that it reads."""
+
+    onnx: bytes
+    tensors: tuple[str, ...]
+
+
+def default_threads() -> int:
+    """`LOOC_THREADS`, or the number of cores that this process may use. ModelError for a value that is no such number."""
+    value = os.environ.get(THREADS_VARIABLE, "")
+    if not value:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not value.isdecimal() or not 1 <= int(value) <= 1024:
+        raise ModelError(f"{THREADS_VARIABLE}={value!r} is not a number of threads; give one of 1 to 1024 or unset it")
+    return int(value)
+
+
+class Engine:
+    """Sessions of a model's graphs, each made when it is first needed.
+
+    Safe for threads: sessions are shared, and graphs run one at a time, since each uses all threads of the engine; so memory
+    is that of one picture's tile however many pictures are worked on.
+    """
+
+    def __init__(self, graphs: Mapping[str, Graph], tensor: Callable[[str], np.ndarray], threads: int, device: str = "cpu", *, optimise: bool = True) -> None:
+        """`tensor` gives the tensors that graphs read, by name. Without `optimise` graphs run as they are stored, which is slower;
+        to compare. Raises ModelError when the device is not there."""
+        self._optimise = optimise
+        self._graphs, self._tensor, self.threads, self.device = graphs, tensor, threads, device
+        self._sessions: dict[str, Any] = {}
+        self._weights: dict[str, list[Any]] = {}
+        self._making, self._running = threading.RLock(), threading.Lock()
+        if device != "cpu" and PROVIDERS.get(device) not in _runtime().get_available_providers():
+            raise ModelError(f"device {device!r} is not available here; leave --device away to run on the CPU")
+
+    def run(self, name: str, **inputs: np.ndarray) -> list[np.ndarray]:
+        """The outputs of a graph for its inputs by name, float32 arrays all of them."""
+        session = self.session(name)
+        feed = {key: np.ascontiguousarray(value, np.float32) for key, value in inputs.items()}
+        try:
+            with self._running:
+                return session.run(None, feed)
+        # As in `_made`. What a picture holds cannot make a network fail, so it is the model that is wrong.
+        except Exception as error:
+            if "allocate memory" in str(error):
+                raise MemoryError(f"the network {name} needs more memory than there is") from error
+            raise ModelError(f"the model's network {name} fails ({error}); install its weights again") from error
+
+    def has(self, name: str) -> bool:
+        return name in self._graphs
+
+    def prepare(self, names: tuple[str, ...]) -> threading.Thread:
+        """Makes sessions in the background, while other work goes on."""
+        thread = threading.Thread(target=lambda: [self.session(name) for name in names if self.has(name)], daemon=True)
+        thread.start()
+        return thread
+
+    def session(self, name: str) -> Any:
+        """The session of a graph. Raises ModelError where it cannot be run."""
+        with self._making:
+            if name not in self._sessions:
+                self._sessions[name] = self._made(name)
+            return self._sessions[name]
+
+    def _made(self, name: str) -> Any:
+        runtime, graph = _runtime(), self._graphs.get(name)
+        if graph is None:
+            raise ModelError(f"the model has no network {name}; install its weights again")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
+        options.log_severity_level = 4
+        if not self._optimise:
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        exact = name.startswith(EXACT_GRAPHS)
+        device = "cpu" if exact else self.device
+        try:
+            self._weights[name] = [runtime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(self._tensor(tensor))) for tensor in graph.tensors]
+            options.add_external_initializers(list(graph.tensors), self._weights[name])
+            providers = [PROVIDERS[device], *([] if device == "cpu" else ["CPUExecutionProvider"])]
+            # Its fallback to other providers prints to standard output, which may carry a picture.
+            return runtime.InferenceSession(graph.onnx, options, providers=providers, enable_fallback=0)
+        # ONNX Runtime's errors have no common base but Exception.
+        except Exception as error:
+            raise ModelError(f"the model's network {name} cannot be run ({error}); install its weights again") from error
+
+
+@functools.lru_cache(maxsize=1)
+def _runtime() -> Any:
+    """ONNX Runtime, with one pool of memory for all sessions: with one each, 12 megapixels peaked at 1.7 instead of 0.9 GB."""
+    import onnxruntime
+
+    memory = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)
+    usual = {"max_mem": 0, "arena_extend_strategy": -1, "initial_chunk_size_bytes": -1, "max_dead_bytes_per_chunk": -1}
+    onnxruntime.create_and_register_allocator(memory, onnxruntime.OrtArenaCfg(usual))
+    return onnxruntime
