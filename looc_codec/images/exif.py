@@ -19,6 +19,8 @@ _SUBJECT_TAGS = (0x9214, 0xA214)
 _THUMBNAIL_TAGS = ((0x0201, 0x0202), (0x0111, 0x0117))
 _ORDERS = {b"II*\0": "little", b"MM\0*": "big"}
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_ENTRIES_MAX = 500
+"""Cameras write some dozens; a directory of more is no directory."""
 _ASCII, _SHORT, _LONG, _RATIONAL = 2, 3, 4, 5
 # What the TIFF reader shows as EXIF holds the layout of the file too; only these describe the picture.
 _TIFF_TAGS_KEPT = (
@@ -57,6 +59,8 @@ class _Block:
         """The entries of the directory at `start` as far as they lie within the block; none for 0."""
         found = []
         count = self.number(start, 2) if 8 <= start else 0
+        if count > _ENTRIES_MAX:
+            return []
         for position in range(start + 2, start + 2 + 12 * count, 12):
             if position + 12 > len(self.data):
                 break
@@ -112,7 +116,7 @@ class _Block:
         """Cuts the link to the second directory, and its bytes off the end, or blanks them where others follow."""
         link = self.first + 2 + 12 * self.number(self.first, 2)
         second = self.number(link, 4)
-        if link + 4 > len(self.data) or not second:
+        if self.first < 8 or link + 4 > len(self.data) or not second:
             return
         self.write(link, 0, 4)
         gone = self.spans(second)
@@ -120,7 +124,8 @@ class _Block:
             start, size = self.value(second, place), self.value(second, length)
             if start and size:
                 gone.append((start, start + size))
-        kept = [span for start in self.directories() for span in self.spans(start)]
+        # The header above all.
+        kept = [(0, 8)] + [span for start in self.directories() for span in self.spans(start)]
         cut = min(start for start, _ in gone)
         # Up to a few bytes of padding may follow.
         if cut >= max(end for _, end in kept) and max(end for _, end in gone) >= len(self.data) - 8:
@@ -169,7 +174,7 @@ def upright_exif(exif: bytes, width: int, height: int) -> bytes:
         across, down = (block.entry(block.first, tag) for tag in (_X_RESOLUTION_TAG, _Y_RESOLUTION_TAG))
         if across and down and across.type == down.type == _RATIONAL and across.count == down.count == 1:
             places = [slice(entry.value_position, entry.value_position + 8) for entry in (across, down)]
-            if max(place.stop for place in places) <= len(block.data):
+            if all(8 <= place.start and place.stop <= len(block.data) for place in places):
                 block.data[places[0]], block.data[places[1]] = block.data[places[1]], block.data[places[0]]
     return bytes(block.data)
 
@@ -231,8 +236,18 @@ def _with_entries(exif: bytes | None, values: dict[int, tuple[int, bytes]]) -> b
     link = bytes(block.data[block.first + 2 + 12 * len(old) :][:4]).ljust(4, b"\0") if old else bytes(4)
     block.data += bytes(len(block.data) % 2)
     start = len(block.data)
-    mark = "<" if block.order == "little" else ">"
     entries = {entry.tag: bytes(block.data[entry.position : entry.position + 12]) for entry in old}
+    block.data += _directory(start, entries, values, link, block.order)
+    block.write(4, start, 4)
+    return bytes(block.data)
+
+
+def _directory(
+    start: int, entries: dict[int, bytes], values: dict[int, tuple[int, bytes]], link: bytes, order: str
+) -> bytes:
+    """A directory that is to lie at `start`, with its values after it: entries of 12 bytes, and values of a type."""
+    mark = "<" if order == "little" else ">"
+    entries = dict(entries)
     outside = b""
     outside_start = start + 2 + 12 * (len(entries) + len(values)) + 4
     for tag, (kind, data) in values.items():
@@ -243,16 +258,19 @@ def _with_entries(exif: bytes | None, values: dict[int, tuple[int, bytes]]) -> b
             field = struct.pack(mark + "I", outside_start + len(outside))
             outside += data + bytes(len(data) % 2)
         entries[tag] = struct.pack(mark + "HHI", tag, kind, count) + field
-    directory = struct.pack(mark + "H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries))
-    block.data += directory + link + outside
-    block.write(4, start, 4)
-    return bytes(block.data)
+    return struct.pack(mark + "H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + link + outside
 
 
 def exif_of_tiff(image: Image.Image) -> bytes | None:
     """The descriptive part of a TIFF file's tags as an EXIF block."""
     try:
-        kept = descriptive(image.getexif())
+        source = image.getexif()
+        kept = descriptive(source)
+        for part in (_EXIF_IFD_TAG, _GPS_IFD_TAG):
+            # The directory of interoperability lies elsewhere in the file: its offset would lead nowhere.
+            values = {tag: value for tag, value in source.get_ifd(part).items() if tag != _INTEROP_IFD_TAG}
+            if values:
+                kept[part] = values
         return kept.tobytes().removeprefix(EXIF_PREFIX) if len(kept) else None
     # Values of the wrong type in a damaged directory; the pixels do not depend on them.
     except Exception:
@@ -260,14 +278,38 @@ def exif_of_tiff(image: Image.Image) -> bytes | None:
 
 
 def descriptive(source: Image.Exif) -> Image.Exif:
-    """The tags that describe a picture, with the EXIF and GPS parts; none about the layout of a file."""
+    """The tags that describe a picture, none about the layout of a file, without the EXIF and GPS parts."""
     kept = Image.Exif()
     for tag in _TIFF_TAGS_KEPT:
         if source.get(tag):
             value = source[tag]
             # Pillow reads texts as Latin-1 and writes question marks for all but ASCII; as bytes they stay as they are.
             kept[tag] = value.encode("latin-1", "replace") if isinstance(value, str) else value
-    for part in (_EXIF_IFD_TAG, _GPS_IFD_TAG):
-        if values := source.get_ifd(part):
-            kept[part] = dict(values)
     return kept
+
+
+def tiff_with_parts(tiff: bytes, exif: bytes) -> bytes:
+    """A TIFF file with the EXIF and GPS parts of a block, which libtiff's writer leaves out of compressed files."""
+    block = _Block(exif)
+    order = _ORDERS.get(tiff[:4])
+    for tag in (_EXIF_IFD_TAG, _GPS_IFD_TAG):
+        entries = [entry for entry in block.entries(block.value(block.first, tag) or 0) if entry.type in _TYPE_BYTES]
+        values = {
+            entry.tag: (entry.type, _in_order(block, entry, order))
+            for entry in entries
+            if entry.value_position + entry.value_bytes <= len(block.data) and entry.tag != _INTEROP_IFD_TAG
+        }
+        if values and order is not None:
+            start = len(tiff) + len(tiff) % 2
+            tiff = tiff.ljust(start, b"\0") + _directory(start, {}, values, bytes(4), order)
+            tiff = _with_entries(tiff, {tag: (_LONG, start.to_bytes(4, order))})
+    return tiff
+
+
+def _in_order(block: _Block, entry: _Entry, order: str) -> bytes:
+    """The value of an entry with its numbers in a byte order."""
+    data = bytes(block.data[entry.value_position : entry.value_position + entry.value_bytes])
+    size = {_RATIONAL: 4, 10: 4}.get(entry.type, _TYPE_BYTES[entry.type])
+    if order == block.order or size == 1:
+        return data
+    return b"".join(data[start : start + size][::-1] for start in range(0, len(data), size))

@@ -10,9 +10,9 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from looc_codec.format.container import is_thin_beyond
 from looc_codec.errors import ImageError
 from looc_codec.files import PICTURE_KINDS
+from looc_codec.format.container import is_thin_beyond
 
 READ_FORMATS = tuple(PICTURE_KINDS)
 """Pillow formats that are read."""
@@ -134,8 +134,8 @@ def check_size(width: int, height: int, max_pixels: int, name: str) -> None:
         raise ImageError(_too_large(subject, max_pixels))
 
 
-def main_page(image: Image.Image, name: str, notices: list[str], *, may_seek: bool) -> None:
-    """Goes on to the first page of a TIFF file that is no reduced copy of another and no mask.
+def main_page(image: Image.Image, name: str, *, may_seek: bool) -> int:
+    """Goes on to the first page of a TIFF file that is no reduced copy of another and no mask: its number from 0.
 
     Camera raw files are of this kind: what can be read of them is a preview. ImageError where there is no such page, or
     where one would have to be sought and `may_seek` does not allow it.
@@ -143,7 +143,7 @@ def main_page(image: Image.Image, name: str, notices: list[str], *, may_seek: bo
     tags = getattr(image, "tag_v2", {})
     size = f"{image.width}x{image.height}"
     if not _is_reduced_or_mask(tags):
-        return
+        return 0
     if _DNG_VERSION_TAG in tags or _SUB_IFDS_TAG in tags:
         raise ImageError(
             f"{name} is a camera raw file, of which only a preview of {size} pixels could be read; "
@@ -156,8 +156,7 @@ def main_page(image: Image.Image, name: str, notices: list[str], *, may_seek: bo
         except Exception:
             break
         if not _is_reduced_or_mask(image.tag_v2):
-            notices.append(f"its first page is a reduced copy or a mask; page {page + 1} is taken")
-            return
+            return page
     raise ImageError(
         f"{name} shows a reduced copy of {size} pixels or a mask, not the picture itself; give the page of the picture"
     )

@@ -14,11 +14,11 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageFile
 
-from looc_codec.format.container import DEFAULT_MAX_PIXELS
 from looc_codec.errors import ImageError
 from looc_codec.files import STANDARD_STREAM
+from looc_codec.format.container import DEFAULT_MAX_PIXELS
 from looc_codec.images.alpha import filled_where_invisible
-from looc_codec.images.colour import GREY_MODES, rgb_and_alpha
+from looc_codec.images.colour import GREY_MODES, Samples, rgb_and_alpha
 from looc_codec.images.jpeg_xl import size_of_jpeg_xl
 from looc_codec.images.metadata import exif_and_xmp, orientation_to_undo, upright_metadata
 from looc_codec.images.opening import (
@@ -34,7 +34,8 @@ from looc_codec.images.picture import Picture, upright
 from looc_codec.images.profiles import checked_profile, is_hdr, profile_of_code_points, profile_of_png
 from looc_codec.images.texts import raw_profile
 
-_PHOTOMETRIC_TAG, _WHITE_IS_ZERO = 262, 0
+_BITS_PER_SAMPLE_TAG, _PHOTOMETRIC_TAG = 258, 262
+_WHITE_IS_ZERO = 0
 
 
 def read_picture(
@@ -94,21 +95,27 @@ def picture_from_pillow(
 
 def _picture(image: Image.Image, max_pixels: int, name: str, notices: list[str], *, may_seek: bool) -> Picture:
     check_size(*image.size, max_pixels, name)
-    main_page(image, name, notices, may_seek=may_seek)
+    page = main_page(image, name, may_seek=may_seek)
     check_size(*image.size, max_pixels, name)
-    if getattr(image, "is_animated", False):
+    if page > 0:
+        notices.append(f"its first page is a reduced copy or a mask; page {page + 1} alone is kept")
+    elif getattr(image, "is_animated", False):
         notices.append("it has more than one frame or page; only the first is kept")
     # Known only until the pixels are loaded.
     code_points, found = colours_and_notices(image)
     notices += found
     wide = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-    negative = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO
+    tags = getattr(image, "tag_v2", {})
+    negative = tags.get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO
+    # Pillow gives 12-bit samples as they are in 16.
+    bits = 12 if tags.get(_BITS_PER_SAMPLE_TAG) == (12,) else 16
     image.load()
     # Icons and some TIFF files find out their size while loading.
     check_size(*image.size, max_pixels, name)
     if wide or image.mode.startswith("I;16"):
-        notices.append("it has 16 bits a sample; 8 are kept")
-    rgb, alpha, icc = rgb_and_alpha(image, _profile(image, code_points, notices), wide, negative, name, notices)
+        notices.append(f"it has {bits} bits a sample; 8 are kept")
+    samples = Samples(wide=wide, bits=bits, negative=negative)
+    rgb, alpha, icc = rgb_and_alpha(image, _profile(image, code_points, notices), samples, name, notices)
     one_plane = image.mode in GREY_MODES or image.mode.startswith("I;16")
     exif, xmp = exif_and_xmp(image)
     orientation = orientation_to_undo(image, exif)

@@ -30,7 +30,7 @@ _PNG_EXIF_TEXTS = {
 _PNG_PROPERTIES = {"Title": "dc:title", "Source": "photoshop:Source", "Disclaimer": "photoshop:Instructions"}
 # Other metadata in the form of text, and dates of the file, which ImageMagick writes into each.
 _PNG_SILENT = re.compile(r"XML:com\.adobe\.xmp$|Raw profile type |date:|exif:|xmp:|icc:|tiff:")
-_RAW_PROFILE = re.compile(r"\s*(?P<kind>\S+)\s+(?P<length>\d+)\s+(?P<hex>[0-9a-fA-F\s]*)\Z")
+_RAW_PROFILE = re.compile(r"\s*[^\n]+\n\s*(?P<length>\d+)\s+(?P<hex>[0-9a-fA-F\s]*)\Z")
 
 
 @dataclass

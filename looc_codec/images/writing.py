@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from looc_codec.errors import OutputError
 from looc_codec.files import write_atomically
-from looc_codec.images.exif import EXIF_PREFIX, ORIENTATION_TAG, descriptive, resolution_of
+from looc_codec.images.exif import EXIF_PREFIX, ORIENTATION_TAG, descriptive, resolution_of, tiff_with_parts
 from looc_codec.images.picture import Picture
 
 PILLOW_FORMATS = {
@@ -23,7 +23,6 @@ PILLOW_FORMATS = {
 """Formats that are written, by suffix without the dot."""
 QUALITY_FORMATS = ("JPEG", "WEBP", "AVIF")
 """Formats that are written with a quality; the others are lossless."""
-
 
 
 _TIFF_XMP_TAG = 700
@@ -111,7 +110,9 @@ def _encoded(picture: Picture, kind: str, quality: int | None) -> tuple[memoryvi
     for names in dict.fromkeys((kept, tuple(n for n in kept if n != "xmp"), tuple(n for n in kept if n == "icc"), ())):
         try:
             encoded = io.BytesIO()
-            pixels.save(encoded, kind, **_options(kind, {name: getattr(picture, name) for name in names}, per_inch, quality))
+            pixels.save(
+                encoded, kind, **_options(kind, {name: getattr(picture, name) for name in names}, per_inch, quality)
+            )
         # Writers, too, raise anything from struct.error to OSError; nothing has touched the disk yet.
         except MemoryError:
             raise
@@ -121,6 +122,8 @@ def _encoded(picture: Picture, kind: str, quality: int | None) -> tuple[memoryvi
         lost = [name.upper() for name in ("icc", "exif", "xmp") if getattr(picture, name) and name not in names]
         if lost:
             notices.append(f"{kind} cannot hold this picture's {' and '.join(lost)}; left out")
+        if kind == "TIFF" and picture.exif and "exif" in names:
+            encoded = io.BytesIO(tiff_with_parts(encoded.getvalue(), picture.exif))
         return encoded.getbuffer(), tuple(notices)
     raise OutputError(
         f"the picture of {picture.width}x{picture.height} pixels cannot be written as {kind} ({failure}); use png"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from xml.dom import minidom
+from xml.dom import XMLNS_NAMESPACE, minidom
 from xml.parsers.expat import ExpatError
 from xml.sax.saxutils import escape
 
@@ -162,7 +162,10 @@ def _without_claims(document: minidom.Document) -> list[str] | None:
                     names.append(name)
                 elif node.localName == "Semantic" and _text_of(node) != "Primary":
                     names.append(_SEMANTICS.get(_text_of(node), _text_of(node).lower()))
-    for node in gone:
+    # Their namespaces are declared no more, so that not even a search for their addresses finds a claim.
+    whole = {namespace for namespace, begins, _ in _CLAIMS if not begins}
+    declared = [node for node in _properties(document) if node.namespaceURI == XMLNS_NAMESPACE and node.value in whole]
+    for node in (gone + declared) if gone else ():
         _remove(node)
     return list(dict.fromkeys(names)) if gone else None
 
