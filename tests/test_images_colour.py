@@ -18,7 +18,15 @@ HEADER = struct.pack(">IIBBBBB", 40, 30, 8, 2, 0, 0, 0)
 ROWS = b"".join(b"\0" + row.tobytes() for row in gradient())
 
 
-def page(levels: np.ndarray, photometric: int = 1, tags: dict[int, tuple[int, list[int]]] | None = None, *, deflate=False, tile=0, bits=0):
+def page(
+    levels: np.ndarray,
+    photometric: int = 1,
+    tags: dict[int, tuple[int, list[int]]] | None = None,
+    *,
+    deflate=False,
+    tile=0,
+    bits=0,
+):
     """The tags of a TIFF page as (type, values), and its strips or tiles; `levels` is (H, W) or (H, W, 3)."""
     planes = 1 if levels.ndim == 2 else levels.shape[2]
     height, width = levels.shape[:2]
@@ -28,7 +36,11 @@ def page(levels: np.ndarray, photometric: int = 1, tags: dict[int, tuple[int, li
         padded = np.pad(levels, [(0, -height % tile), (0, -width % tile)])
         parts = [padded[y : y + tile, x : x + tile] for y in range(0, height, tile) for x in range(0, width, tile)]
     data = [zlib.compress(part.tobytes()) if deflate else part.tobytes() for part in parts]
-    layout = {322: (3, [tile]), 323: (3, [tile]), 325: (4, list(map(len, data)))} if tile else {278: (3, [height]), 279: (4, [len(data[0])])}
+    layout = (
+        {322: (3, [tile]), 323: (3, [tile]), 325: (4, list(map(len, data)))}
+        if tile
+        else {278: (3, [height]), 279: (4, [len(data[0])])}
+    )
     found = {
         256: (3, [width]), 257: (3, [height]), 258: (3, [bits] * planes), 259: (3, [8 if deflate else 1]), 262: (3, [photometric]),
         277: (3, [planes]), 339: (3, [3 if levels.dtype.kind == "f" else 1] * planes), **layout, **(tags or {}),
@@ -133,7 +145,9 @@ REDUCED = {254: (4, [1])}
 @pytest.mark.parametrize("more", [{50706: (1, [1, 4, 0, 0])}, {330: (4, [8])}], ids=["dng", "sub-ifd"])
 def test_the_preview_of_a_raw_file_is_refused(more: dict) -> None:
     data = tiff(page(SMALL, 2, REDUCED | more))
-    with pytest.raises(ImageError, match="scan is a camera raw file, of which only a preview of 20x15 .*develop it first"):
+    with pytest.raises(
+        ImageError, match="scan is a camera raw file, of which only a preview of 20x15 .*develop it first"
+    ):
         read_picture(data, name="scan")
     with Image.open(io.BytesIO(data)) as image, pytest.raises(ImageError, match="camera raw"):
         picture_from_pillow(image)
@@ -202,7 +216,9 @@ def test_cicp_of_display_p3_becomes_a_profile() -> None:
 
 
 def test_cicp_overrules_every_other_colour_chunk() -> None:
-    wrong = encoded(Image.fromarray(gradient()), icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    wrong = encoded(
+        Image.fromarray(gradient()), icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    )
     length = int.from_bytes(wrong[33:37], "big")
     iccp = (b"iCCP", wrong[41 : 41 + length])
     assert wrong[37:41] == b"iCCP"

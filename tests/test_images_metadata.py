@@ -6,6 +6,7 @@ import dataclasses
 import io
 import struct
 import sys
+import time
 import types
 import zlib
 from pathlib import Path
@@ -34,11 +35,20 @@ def packet(attributes: str = "", body: str = "") -> bytes:
     ).encode()
 
 
-def block(order: str, first: dict, sub: dict | None = None, second: dict | None = None, thumbnail: bytes = b"", after: bytes = b"") -> bytes:
+def block(
+    order: str,
+    first: dict,
+    sub: dict | None = None,
+    second: dict | None = None,
+    thumbnail: bytes = b"",
+    after: bytes = b"",
+) -> bytes:
     """An EXIF block of directories {tag: (type, value bytes)}: the first, that of EXIF, and that of a thumbnail."""
     sizes = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1}
     directories = [dict(first), dict(sub or {}), dict(second or {})]
-    lengths = [2 + 12 * (len(entries) + (index == 0 and sub is not None)) + 4 for index, entries in enumerate(directories)]
+    lengths = [
+        2 + 12 * (len(entries) + (index == 0 and sub is not None)) + 4 for index, entries in enumerate(directories)
+    ]
     bulk = [sum(len(value) for _, value in entries.values() if len(value) > 4) for entries in directories]
     starts = [8, 8 + lengths[0] + bulk[0], 8 + sum(lengths[:2]) + sum(bulk[:2])]
     if sub is not None:
@@ -144,20 +154,37 @@ def test_damaged_exif_never_fails() -> None:
         exif.resolution_of(changed)
 
 
+def test_endless_directories_take_no_time() -> None:
+    entry = struct.pack("<HHII", 0x0201, 7, 2**31, 8)
+    data = b"II*\0\x08\0\0\0" + struct.pack("<H", 65535) + entry * 65535 + struct.pack("<I", 8)
+    started = time.perf_counter()
+    assert exif.upright_exif(data, 30, 40) == data and exif.with_texts(data, {0x010E: "text"}) == data
+    # Searched pair by pair it would be minutes.
+    assert time.perf_counter() - started < 5
+
+
 TIFF_AND_EXIF = 'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" xmlns:exif="http://ns.adobe.com/exif/1.0/" '
 
 
 def test_xmp_agrees_with_the_turned_picture() -> None:
     given = packet(
         TIFF_AND_EXIF + 'tiff:Orientation="6" tiff:ImageWidth="40" exif:PixelXDimension="40"',
-        '<tiff:ImageLength>30</tiff:ImageLength><exif:PixelYDimension>30</exif:PixelYDimension>'
+        "<tiff:ImageLength>30</tiff:ImageLength><exif:PixelYDimension>30</exif:PixelYDimension>"
         '<xmp:Thumbnails xmlns:xmp="http://ns.adobe.com/xap/1.0/"><rdf:Alt/></xmp:Thumbnails>',
     )
     data = encoded(PHOTO, "JPEG", exif=b"Exif\0\0" + exif_block(6), xmp=given)
     found = read_picture(data).xmp
-    for part in (b'Orientation="1"', b'ImageWidth="30"', b'PixelXDimension="30"', b">40</tiff:ImageLength>", b">40</exif:PixelYDimension>"):
+    for part in (
+        b'Orientation="1"',
+        b'ImageWidth="30"',
+        b'PixelXDimension="30"',
+        b">40</tiff:ImageLength>",
+        b">40</exif:PixelYDimension>",
+    ):
         assert part in found
-    assert b"Thumbnails" not in found and found.startswith(b"<?xpacket begin") and found.endswith(b'<?xpacket end="w"?>')
+    assert (
+        b"Thumbnails" not in found and found.startswith(b"<?xpacket begin") and found.endswith(b'<?xpacket end="w"?>')
+    )
     upright = read_picture(encoded(PHOTO, "JPEG", xmp=given.replace(b'Orientation="6"', b'Orientation="1"'))).xmp
     assert upright == given.replace(b'Orientation="6"', b'Orientation="1"')
 
@@ -238,7 +265,9 @@ def test_exif_as_text_is_what_it_is_as_a_chunk(kind: str, compressed: bool) -> N
 
 
 def test_an_exif_chunk_overrules_exif_as_text() -> None:
-    picture = read_picture(png(HEADER, ROWS, (b"eXIf", exif_block(1)), raw_profile("exif", b"Exif\0\0" + camera_exif())))
+    picture = read_picture(
+        png(HEADER, ROWS, (b"eXIf", exif_block(1)), raw_profile("exif", b"Exif\0\0" + camera_exif()))
+    )
     assert picture.exif == exif_block(1) and picture.width == 40
 
 
@@ -249,7 +278,18 @@ def test_xmp_and_iptc_as_text_are_read() -> None:
         assert_has_iptc(read_picture(png(HEADER, ROWS, raw_profile("iptc", data, title="IPTC profile"))))
 
 
-@pytest.mark.parametrize("text", [b"", b"\nexif\n", b"\nexif\n   9\nzz", b"\nexif\n   3\n0", b"\nexif\n 99999999999\n4949"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\nexif\n",
+        b"\nexif\n   9\nzz",
+        b"\nexif\n   3\n0",
+        b"\nexif\n 99999999999\n4949",
+        b" " * 400_000,
+        b"\nexif\n" + b" " * 400_000,
+    ],
+)
 def test_damaged_text_forms_are_passed_over(text: bytes) -> None:
     picture = read_picture(png(HEADER, ROWS, (b"tEXt", b"Raw profile type exif\0" + text)))
     assert picture.exif is None and (picture.rgb == gradient()).all()
@@ -257,25 +297,46 @@ def test_damaged_text_forms_are_passed_over(text: bytes) -> None:
 
 # --- what has another form --------------------------------------------------------------------------------------------
 
-DATASETS = {5: b"Wedding", 120: "Gro\u00dfmutter <1950> & Co".encode(), 25: b"one", 80: b"Ann", 116: b"(c) Ann", 55: b"19500102", 90: b"Rome"}
+DATASETS = {
+    5: b"Wedding",
+    120: "Gro\u00dfmutter <1950> & Co".encode(),
+    25: b"one",
+    80: b"Ann",
+    116: b"(c) Ann",
+    55: b"19500102",
+    90: b"Rome",
+}
 
 
 def iptc(more: dict[int, bytes] | None = None) -> bytes:
     data = b"\x1c\x01\x5a\0\x03\x1b%G" + b"".join(
-        struct.pack(">BBBH", 0x1C, 2, number, len(value)) + value for number, value in {**DATASETS, **(more or {})}.items()
+        struct.pack(">BBBH", 0x1C, 2, number, len(value)) + value
+        for number, value in {**DATASETS, **(more or {})}.items()
     )
     return data + struct.pack(">BBBH", 0x1C, 2, 25, 3) + b"two"
 
 
 def resource(number: int, data: bytes, name: bytes = b"") -> bytes:
     name = bytes([len(name)]) + name
-    return b"8BIM" + struct.pack(">H", number) + name + bytes(len(name) % 2) + struct.pack(">I", len(data)) + data + bytes(len(data) % 2)
+    return (
+        b"8BIM"
+        + struct.pack(">H", number)
+        + name
+        + bytes(len(name) % 2)
+        + struct.pack(">I", len(data))
+        + data
+        + bytes(len(data) % 2)
+    )
 
 
 def jpeg(*segments: tuple[int, bytes], **options: object) -> bytes:
     """A JPEG file with further segments (marker byte, content) at its beginning."""
     data = encoded(PHOTO, "JPEG", **options)
-    return data[:2] + b"".join(bytes([0xFF, marker]) + struct.pack(">H", len(part) + 2) + part for marker, part in segments) + data[2:]
+    return (
+        data[:2]
+        + b"".join(bytes([0xFF, marker]) + struct.pack(">H", len(part) + 2) + part for marker, part in segments)
+        + data[2:]
+    )
 
 
 def texts_in(packet_bytes: bytes, name: str) -> list[str]:
@@ -312,14 +373,20 @@ def test_iptc_of_a_tiff_becomes_xmp() -> None:
 def test_what_has_no_place_is_named_once() -> None:
     blocks = b"Photoshop 3.0\0" + resource(2000, b"path") + resource(0x0404, iptc({200: b"\x00\x01", 201: b"x"}))
     extension = b"http://ns.adobe.com/xmp/extension/\0" + b"0" * 32 + struct.pack(">II", 9, 0) + b"<x:xmpme/"
-    picture = read_picture(jpeg((0xED, blocks), (0xE1, extension), (0xE1, extension), (0xE2, b"urn:iso:std:iso:ts:21496:-1\0")))
+    picture = read_picture(
+        jpeg((0xED, blocks), (0xE1, extension), (0xE1, extension), (0xE2, b"urn:iso:std:iso:ts:21496:-1\0"))
+    )
     assert picture.notices == ("left out: extended XMP, gain map, clipping paths, some IPTC fields",)
-    text = read_picture(png(HEADER, ROWS, (b"tEXt", b"parameters\0a cat"), (b"tEXt", b"date:create\x002020"), (b"tEXt", b"Title\0Cat")))
+    text = read_picture(
+        png(HEADER, ROWS, (b"tEXt", b"parameters\0a cat"), (b"tEXt", b"date:create\x002020"), (b"tEXt", b"Title\0Cat"))
+    )
     assert text.notices == ("left out: text 'parameters'",) and texts_in(text.xmp, "dc:title") == ["Cat"]
 
 
 def test_xmp_that_cannot_be_added_to_is_kept_with_a_notice() -> None:
-    picture = read_picture(png(HEADER, ROWS, (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x:broken"), (b"tEXt", b"Title\0Cat")))
+    picture = read_picture(
+        png(HEADER, ROWS, (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x:broken"), (b"tEXt", b"Title\0Cat"))
+    )
     assert picture.xmp == b"<x:broken" and "left out: IPTC and text" in picture.notices[0]
 
 
@@ -435,14 +502,22 @@ def test_containers_name_their_items() -> None:
 
 
 def test_other_properties_of_the_same_makers_stay() -> None:
-    given = packet('xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" GCamera:BurstID="7" xmlns:p="http://ns.google.com/photos/1.0/panorama/" p:ProjectionType="equirectangular"')
+    given = packet(
+        'xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" GCamera:BurstID="7" xmlns:p="http://ns.google.com/photos/1.0/panorama/" p:ProjectionType="equirectangular"'
+    )
     picture = read_picture(encoded(PHOTO, "JPEG", xmp=given))
     assert picture.xmp == given and picture.notices == ()
 
 
 @pytest.mark.parametrize(
     "damaged",
-    [b"<x", b"\xff\xfe<", b"<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", b"<a>" * 3000 + b"</a>" * 3000, b"<a>" + b" " * 2**20 + b"</a>"],
+    [
+        b"<x",
+        b"\xff\xfe<",
+        b"<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>",
+        b"<a>" * 3000 + b"</a>" * 3000,
+        b"<a>" + b" " * 2**20 + b"</a>",
+    ],
     ids=["cut", "no text", "entities", "deep", "long"],
 )
 def test_xmp_that_is_no_packet_stays_as_it_is(damaged: bytes) -> None:

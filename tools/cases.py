@@ -32,7 +32,12 @@ def sideways(picture: images.Picture) -> bool:
     exif = exif_of(picture)
     sub = exif.get_ifd(0x8769)
     sizes = sub.get(0xA002, 128), sub.get(0xA003, 96)
-    return (picture.width, picture.height) == (128, 96) and exif[0x0112] == 1 and sizes == (128, 96) and not exif.get_ifd(0x0201)
+    return (
+        (picture.width, picture.height) == (128, 96)
+        and exif[0x0112] == 1
+        and sizes == (128, 96)
+        and not exif.get_ifd(0x0201)
+    )
 
 
 def notes(picture: images.Picture, words: str) -> bool:
@@ -52,7 +57,9 @@ RIGHT: dict[str, Callable[[images.Picture], bool] | str] = {
     "text.png": lambda picture: exif_of(picture)[0x010E] == "grandma" and notes(picture, "text 'parameters'"),
     "dpi.png": lambda picture: exif_of(picture)[0x011A] == exif_of(picture)[0x011B] == 300,
     "extxmp.jpg": lambda picture: notes(picture, "extended XMP") and b"HasExtendedXMP" not in picture.xmp,
-    "ultrahdr.jpg": lambda picture: notes(picture, "gain map") and not any(word in picture.xmp for word in (b"hdrgm", b"GainMap")),
+    "ultrahdr.jpg": lambda picture: (
+        notes(picture, "gain map") and not any(word in picture.xmp for word in (b"hdrgm", b"GainMap"))
+    ),
 }
 """What has to hold of each file's picture, or the words of its refusal."""
 
@@ -64,7 +71,9 @@ def outcome(path: Path) -> tuple[bool, str]:
         picture = images.read_picture(path, name=path.name)
     except ImageError as error:
         return isinstance(right, str) and right in str(error), str(error)
-    parts = [f"{name} {len(data)} bytes" for name in ("icc", "exif", "xmp") if (data := getattr(picture, name)) is not None]
+    parts = [
+        f"{name} {len(data)} bytes" for name in ("icc", "exif", "xmp") if (data := getattr(picture, name)) is not None
+    ]
     words = ", ".join([f"{picture.width}x{picture.height}", f"mean {picture.rgb.mean():.1f}", *parts])
     return not isinstance(right, str) and bool(right(picture)), "; ".join([words, *picture.notices])
 

@@ -26,7 +26,7 @@ OPENING = """# Strange files
 What `looc compress` does with {count} odd picture files (the test set `odd`): {kept} are kept, {converted} are converted with a notice, {refused} are refused
 with one sentence. Every kept or converted file was compressed with the shipped weights and decoded again, with the same size, transparency
 and metadata. Made by `python tools/odd_files.py --out docs/ODD_FILES.md`; `tests/test_images.py` runs over the same files where they
-are at hand and allows nothing but a picture or an `ImageError`.
+are at hand and allows nothing but a picture or an `ImageError`. JPEG XL was read with pillow-jxl-plugin.
 
 | file | result | size, parts | sentence |
 |---|---|---|---|

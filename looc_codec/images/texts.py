@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import re
 from dataclasses import dataclass, field
 
@@ -30,7 +29,6 @@ _PNG_EXIF_TEXTS = {
 _PNG_PROPERTIES = {"Title": "dc:title", "Source": "photoshop:Source", "Disclaimer": "photoshop:Instructions"}
 # Other metadata in the form of text, and dates of the file, which ImageMagick writes into each.
 _PNG_SILENT = re.compile(r"XML:com\.adobe\.xmp$|Raw profile type |date:|exif:|xmp:|icc:|tiff:")
-_RAW_PROFILE = re.compile(r"\s*[^\n]+\n\s*(?P<length>\d+)\s+(?P<hex>[0-9a-fA-F\s]*)\Z")
 
 
 @dataclass
@@ -70,15 +68,15 @@ def texts_of(image: Image.Image) -> Texts:
 
 def raw_profile(info: dict, kind: str) -> bytes | None:
     """What ImageMagick and Exiv2 store in a PNG's text `Raw profile type KIND`: a name, a length, and bytes in hex."""
-    text = info.get(f"Raw profile type {kind}")
-    match = _RAW_PROFILE.match(str(text)) if text is not None else None
-    if match is None:
+    # A title, the length, the digits; each in lines of its own.
+    lines = str(info.get(f"Raw profile type {kind}", "")).lstrip().split("\n", 2)
+    if len(lines) < 3 or not re.fullmatch(r"\d{1,9}", lines[1].strip(), re.ASCII):
         return None
     try:
-        data = binascii.unhexlify("".join(match["hex"].split()))
+        data = bytes.fromhex(lines[2])
     except ValueError:
         return None
-    return data[: int(match["length"])] or None
+    return data[: int(lines[1])] or None
 
 
 def resources_of(data: bytes) -> dict[int, bytes]:
