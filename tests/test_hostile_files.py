@@ -18,6 +18,7 @@ import looc_codec.pillow_plugin  # noqa: F401
 from looc_codec.format import container
 from looc_codec.cli.streams import read_looc_bytes
 from looc_codec.codec.model import CRITICAL, read_model
+from looc_codec.codec.search import GRID_CELLS_MAX, ShortLists
 from looc_codec.config import LoocConfig
 from looc_codec.format.container import Container, pack
 from looc_codec.errors import ModelError
@@ -100,6 +101,17 @@ def forged(source: Path, target: Path, change) -> Path:
     meta["fingerprint"] = fingerprint_of(LoocConfig.from_dict(meta["config"]), core).hex()
     save_file(tensors, target, metadata={"looc": json.dumps(meta)})
     return target
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 4, 8])
+def test_far_codevectors_reserve_no_gigabytes(dim):
+    """A forged model whose codevectors reached the ends of int16 asked for a grid of 7.7 GiB when it coded a picture."""
+    steps = np.zeros((8, dim), np.float32)
+    steps[1:] = np.linspace(-128, 128, 7, dtype=np.float32)[:, None]
+    lists = ShortLists(steps, np.arange(8), 4)
+    assert len(lists.lists) <= GRID_CELLS_MAX
+    found, distance = lists.of(steps)
+    assert (found[:, -1] == 0).all() and np.allclose(np.square(steps[found] - steps[:, None]).sum(2), distance)
 
 
 def test_a_faithful_copy_loads(tiny_model_file, tmp_path):

@@ -27,6 +27,9 @@ GRID_PER_STEP = 4
 """Cells of the grid along a step; near codevectors are listed by cell."""
 GRID_MARGIN = 1.5
 """Steps that the grid reaches beyond the codevectors."""
+GRID_CELLS_MAX = 1 << 17
+"""Cells of a grid at most, three times as many as the shipped models need: codevectors of a forged model may lie anywhere, and the
+grid would take gigabytes. What lies beyond it falls into its rim."""
 SHORTLIST = 16
 """Nearest codevectors that are considered, beside zero, without a trellis; of 1024."""
 TRELLIS_SHORTLIST = 4
@@ -45,15 +48,17 @@ UNITS_AT_A_TIME = 1 << 16
 class ShortLists:
     """The nearest of some codevectors, and the first of them, for each cell of a grid around zero; found when they are asked for.
 
-    A picture visits a few thousand of 26,000 cells, and all of them would take half a second.
+    A picture visits a few thousand of 41,000 cells, and all of them would take half a second.
     """
 
     def __init__(self, steps: np.ndarray, chosen: np.ndarray, count: int) -> None:
         """`steps` `(n, d*)` float32 are all codevectors in steps, `chosen` the indices of those listed, `count` how many a list has."""
         self.steps, self.chosen, self.count = steps, chosen, min(count, len(chosen))
         reach = float(np.sqrt(np.square(steps[chosen]).sum(1)).max(initial=0.0))
-        self.half_cells = math.ceil((reach + GRID_MARGIN) * GRID_PER_STEP)
-        side, dim = 2 * self.half_cells + 1, steps.shape[1]
+        dim = steps.shape[1]
+        most = (int(GRID_CELLS_MAX ** (1 / dim)) - 1) // 2
+        self.half_cells = min(math.ceil((reach + GRID_MARGIN) * GRID_PER_STEP), most)
+        side = 2 * self.half_cells + 1
         self.lists = np.zeros((side**dim, self.count + 1), np.int32)
         self.lists[:, -1] = chosen[0]
         # By axis: whole rows are fetched several times faster than single codevectors.
