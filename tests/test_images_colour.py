@@ -1,4 +1,4 @@
-"""What samples mean: float and 16-bit grey, negatives, pages of TIFF and raw files, and colours stated by code points."""
+"""What samples mean: float and 16-bit grey, negatives, pages of TIFF and raw files, colours stated by code points."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def page(
         else {278: (3, [height]), 279: (4, [len(data[0])])}
     )
     found = {
-        256: (3, [width]), 257: (3, [height]), 258: (3, [bits] * planes), 259: (3, [8 if deflate else 1]), 262: (3, [photometric]),
+        256: (3, [width]), 257: (3, [height]), 258: (3, [bits] * planes), 259: (3, [8 if deflate else 1]),
+        262: (3, [photometric]),
         277: (3, [planes]), 339: (3, [3 if levels.dtype.kind == "f" else 1] * planes), **layout, **(tags or {}),
     }  # fmt: skip
     return found, data, 324 if tile else 273

@@ -30,7 +30,8 @@ RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 def packet(attributes: str = "", body: str = "") -> bytes:
     return (
         '<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
-        f'<rdf:RDF xmlns:rdf="{RDF}"><rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/" {attributes}>'
+        f'<rdf:RDF xmlns:rdf="{RDF}"><rdf:Description rdf:about="" '
+        f'xmlns:dc="http://purl.org/dc/elements/1.1/" {attributes}>'
         f'<dc:format>image/jpeg</dc:format>{body}</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     ).encode()
 
@@ -84,8 +85,10 @@ def camera_exif(order: str = "<", orientation: int = 6, after: bytes = b"") -> b
     rational = struct.Struct(order + "II").pack
     return block(
         order,
-        {0x010F: (2, b"maker\0"), 0x0112: (3, pack(orientation)), 0x011A: (5, rational(300, 1)), 0x011B: (5, rational(150, 1))},
-        {0x9214: (3, struct.pack(order + "3H", 5, 6, 7)), 0x927C: (7, b"the maker's own note"), 0xA002: (3, pack(40)), 0xA003: (4, struct.pack(order + "I", 30))},
+        {0x010F: (2, b"maker\0"), 0x0112: (3, pack(orientation)), 0x011A: (5, rational(300, 1)),
+         0x011B: (5, rational(150, 1))},
+        {0x9214: (3, struct.pack(order + "3H", 5, 6, 7)), 0x927C: (7, b"the maker's own note"),
+         0xA002: (3, pack(40)), 0xA003: (4, struct.pack(order + "I", 30))},
         {0x0103: (3, pack(6))},
         b"\xff\xd8 a thumbnail \xff\xd9",
         after,
@@ -469,9 +472,11 @@ def test_no_resolution_is_made_up() -> None:
 
 CLAIMS = {
     "gain map": 'xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0"',
-    "motion photo": 'xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" GCamera:MotionPhoto="1" GCamera:MotionPhotoVersion="1"',
+    "motion photo": 'xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" GCamera:MotionPhoto="1" '
+    'GCamera:MotionPhotoVersion="1"',
     "depth map": 'xmlns:GDepth="http://ns.google.com/photos/1.0/depthmap/" GDepth:Format="RangeInverse"',
-    "extended XMP": 'xmlns:xmpNote="http://ns.adobe.com/xmp/note/" xmpNote:HasExtendedXMP="0123456789ABCDEF0123456789ABCDEF"',
+    "extended XMP": 'xmlns:xmpNote="http://ns.adobe.com/xmp/note/" '
+    'xmpNote:HasExtendedXMP="0123456789ABCDEF0123456789ABCDEF"',
 }
 
 
@@ -492,7 +497,8 @@ def test_no_xmp_claims_what_is_gone(kind: str, form: str) -> None:
 
 def test_containers_name_their_items() -> None:
     container = (
-        '<C:Directory xmlns:C="http://ns.google.com/photos/1.0/container/" xmlns:I="http://ns.google.com/photos/1.0/container/item/">'
+        '<C:Directory xmlns:C="http://ns.google.com/photos/1.0/container/" '
+        'xmlns:I="http://ns.google.com/photos/1.0/container/item/">'
         '<rdf:Seq><rdf:li rdf:parseType="Resource"><C:Item I:Semantic="Primary"/></rdf:li>'
         '<rdf:li rdf:parseType="Resource"><C:Item I:Semantic="MotionPhoto"/></rdf:li>'
         '<rdf:li rdf:parseType="Resource"><C:Item I:Semantic="GainMap"/></rdf:li></rdf:Seq></C:Directory>'
@@ -503,7 +509,8 @@ def test_containers_name_their_items() -> None:
 
 def test_other_properties_of_the_same_makers_stay() -> None:
     given = packet(
-        'xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" GCamera:BurstID="7" xmlns:p="http://ns.google.com/photos/1.0/panorama/" p:ProjectionType="equirectangular"'
+        'xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" GCamera:BurstID="7" '
+        'xmlns:p="http://ns.google.com/photos/1.0/panorama/" p:ProjectionType="equirectangular"'
     )
     picture = read_picture(encoded(PHOTO, "JPEG", xmp=given))
     assert picture.xmp == given and picture.notices == ()
