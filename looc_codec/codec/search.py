@@ -27,8 +27,8 @@ GRID_PER_STEP = 4
 """Cells of the grid along a step; near codevectors are listed by cell."""
 GRID_MARGIN = 1.5
 """Steps that the grid reaches beyond the codevectors."""
-GRID_CELLS_MAX = 1 << 17
-"""Cells of a grid at most, three times as many as the shipped models need: codevectors of a forged model may lie anywhere, and the
+GRID_CELLS_MAX = 1 << 16
+"""Cells of a grid at most, half as many again as the shipped models need: codevectors of a forged model may lie anywhere, and the
 grid would take gigabytes. What lies beyond it falls into its rim."""
 SHORTLIST = 16
 """Nearest codevectors that are considered, beside zero, without a trellis; of 1024."""
