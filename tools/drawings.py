@@ -12,16 +12,16 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("svg")
-import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen first
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from looc_codec import api  # noqa: E402
-from looc_codec.config import LoocConfig  # noqa: E402
-from looc_codec.format.constants import TRELLIS_STATES  # noqa: E402
-from looc_codec.format.order import CHECKERBOARD, PYRAMID, Level  # noqa: E402
-from looc_codec.format.trellis import NEXT_STATE  # noqa: E402
+from looc_codec import api
+from looc_codec.config import LoocConfig
+from looc_codec.format.constants import TRELLIS_STATES
+from looc_codec.format.order import CHECKERBOARD, PYRAMID, Level
+from looc_codec.format.trellis import NEXT_STATE
 
 INK, EXACT, FLOAT, FILE, FAINT = "#222222", "#cfe3f7", "#fbe3c8", "#dcefd5", "#9a9a9a"
 """Colours: text and lines; what is exact; what is floating point; bytes; what matters less."""
