@@ -145,8 +145,8 @@ class Trainer:
         }
         torch.manual_seed(options.seed + processes.rank)
         self.step_count, self.seconds_used, self.pictures_seen = 0, 0.0, 0
-        # The step at which the optimizer began without a state: its rates rise from there.
-        self.optimizer_since = 0
+        # The steps at which this run's budget began, and the optimizer without a state: its rates rise from there.
+        self.first_step = self.optimizer_since = 0
         self.passes = {prior_only: partial(self.passed, prior_only) for prior_only in (False, True)}
         # Recorded updates by the pass whose gradients they take and by what the optimizer does in them.
         self.updates: dict[tuple, Recorded[None]] = {}
@@ -191,7 +191,7 @@ class Trainer:
     def progress(self) -> float:
         """Part of the budget that is spent, 0..1."""
         if self.options.steps is not None:
-            return min(1.0, self.step_count / self.options.steps)
+            return min(1.0, (self.step_count - self.first_step) / self.options.steps)
         return min(1.0, self.seconds_used / (60 * self.options.minutes))
 
     def set_rates(self, progress: float) -> None:
@@ -401,10 +401,10 @@ class Trainer:
     def save(self, folder: Path) -> None:
         meta = {
             "config": self.model.config.to_dict(), "options": asdict(self.options), "step_count": self.step_count,
-            "seconds_used": self.seconds_used, "pictures_seen": self.pictures_seen,
+            "seconds_used": self.seconds_used, "pictures_seen": self.pictures_seen, "first_step": self.first_step, "optimizer_since": self.optimizer_since,
         }
         extra = self.codes.state() if self.options.stage == "codes" else {}
-        if self.only_synthesis:
+        if self.only_synthesis and self.kept is not None:
             extra = {f"core.{name}": torch.from_numpy(value.copy()) for name, value in self.kept.items()}
         save_checkpoint(folder / "checkpoint.safetensors", self.model, self.ema, self.optimizer, self.generators, extra, meta)
 
@@ -416,5 +416,6 @@ class Trainer:
         # The state of the optimizer lies elsewhere now.
         self.updates.clear()
         self.step_count, self.seconds_used, self.pictures_seen = meta["step_count"], meta["seconds_used"], meta["pictures_seen"]
+        self.first_step, self.optimizer_since = meta.get("first_step", 0), meta.get("optimizer_since", 0)
         if self.options.stage == "codes":
             self.codes.restore(extra)
