@@ -34,11 +34,24 @@ def test_every_picture_of_the_list_has_terms_that_are_taken():
 def test_no_terms_that_are_taken_forbid_or_leave_open():
     for terms, kind in clean_set.TERMS.items():
         assert kind in clean_set.CLASSES
-        doubtful = any(word in terms for word in ("non-commercial", "-NC", "research", "not stated", "no licence", "not found", "LICENSE"))
+        doubtful = any(
+            word in terms
+            for word in (
+                "non-commercial",
+                "-NC",
+                "research",
+                "not stated",
+                "no licence",
+                "not found",
+                "LICENSE",
+            )
+        )
         named = "ASSETS_LICENSE there" in terms or "LICENSE.md there" in terms
         assert not (kind in clean_set.TAKEN and doubtful and not named), terms
         gnu = any(word in terms for word in ("GPL", "GFDL"))
-        assert not (kind in clean_set.TAKEN and gnu) or "CC0" in terms or "public domain" in terms, terms
+        assert (
+            not (kind in clean_set.TAKEN and gnu) or "CC0" in terms or "public domain" in terms
+        ), terms
 
 
 def test_the_rule_takes_and_leaves(tmp_path):
@@ -50,7 +63,10 @@ def test_the_rule_takes_and_leaves(tmp_path):
         ("train2/b.tar:4.avif", "four/val", "d.jpg", "CC0"),
         ("val/x.png", "four/val", "d.jpg", "CC0"),
     )
-    assert [row.picture for row in clean_set.clean_rows(data)] == ["train/a.tar:1.avif", "train2/b.tar:3.avif"]
+    assert [row.picture for row in clean_set.clean_rows(data)] == [
+        "train/a.tar:1.avif",
+        "train2/b.tar:3.avif",
+    ]
 
 
 def test_unknown_terms_stop_the_program(tmp_path):

@@ -30,7 +30,9 @@ def latents():
 
 def test_the_gradient_lacks_what_the_rounding_errors_explain(latents):
     latent, latent_hat, residual, code = latents
-    gradient = torch.randn(latent.shape, generator=torch.Generator().manual_seed(2)) + 0.7 * (latent_hat - latent)
+    gradient = torch.randn(latent.shape, generator=torch.Generator().manual_seed(2)) + 0.7 * (
+        latent_hat - latent
+    )
     given = {}
     for left_out in (False, True):
         own = latent.clone().requires_grad_()
@@ -42,7 +44,8 @@ def test_the_gradient_lacks_what_the_rounding_errors_explain(latents):
     error = coded_error(latent_hat, latent, residual)
     torch.testing.assert_close(given[False], gradient)
     torch.testing.assert_close(given[True], gradient - explained(gradient, error))
-    # Nothing of it is left along the errors (against them it may point), and what is left out is a good part of the gradient.
+    # Nothing of it is left along the errors (against them it may point), and what is left out is a
+    # good part of the gradient.
     assert (given[True] * error).sum((2, 3)).max() < 1e-4
     assert given[True].square().sum() < 0.97 * given[False].square().sum()
 
@@ -64,15 +67,45 @@ def test_training_with_it_learns_and_changes_the_analysis_alone():
     store, gradients = PictureStore([photo(96, 80, seed=index) for index in range(3)]), []
     for left_out in (False, True):
         torch.manual_seed(0)
-        options = TrainOptions(stage="codes", minutes=None, steps=24, batch=2, crop=32, prior_only_share=0.0, warmup_steps=4, leave_own_error=left_out)
+        options = TrainOptions(
+            stage="codes",
+            minutes=None,
+            steps=24,
+            batch=2,
+            crop=32,
+            prior_only_share=0.0,
+            warmup_steps=4,
+            leave_own_error=left_out,
+        )
         model = LoocModel(tiny_config())
-        codes = fit_codes(model, store, "cpu", lambda kind, row: None, book=untrellised(model.config), batches=3, crop=32, rounds=1)
+        codes = fit_codes(
+            model,
+            store,
+            "cpu",
+            lambda kind, row: None,
+            book=untrellised(model.config),
+            batches=3,
+            crop=32,
+            rounds=1,
+        )
         trainer = Trainer(model, store, options, codes=codes)
         torch.manual_seed(1)
         trainer.passed(False, *trainer.inputs())
-        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None})
+        gradients.append(
+            {
+                name: parameter.grad.clone()
+                for name, parameter in model.named_parameters()
+                if parameter.grad is not None
+            }
+        )
         losses = [float(trainer.step()["loss"].mean()) for _ in range(24)]
         assert all(map(math.isfinite, losses)) and sum(losses[-6:]) < sum(losses[:6])
     first, second = gradients
-    assert all(torch.equal(first[name], second[name]) for name in first if name.startswith(("synthesis.", "prior.")))
-    assert any(not torch.equal(first[name], second[name]) for name in first if name.startswith("analysis."))
+    assert all(
+        torch.equal(first[name], second[name])
+        for name in first
+        if name.startswith(("synthesis.", "prior."))
+    )
+    assert any(
+        not torch.equal(first[name], second[name]) for name in first if name.startswith("analysis.")
+    )

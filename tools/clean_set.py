@@ -1,18 +1,24 @@
-"""The training pictures whose stated terms let anyone use what is trained on them, and the rule that picks them.
+"""The training pictures whose stated terms let anyone use what is trained on them, and the rule
+that picks them.
 
     python tools/clean_set.py                 write docs/clean_set.csv and print counts and megapixels
     python tools/clean_set.py --look          also compare thumbnails with every picture of val, kodak and odd
     python tools/clean_set.py --model-card    print the passage on terms for a model card
 
-The rule is `TERMS`: what the licence column of ../shared/data/SOURCES.csv says, word for word, and whether such pictures are taken. Terms that
-it does not name stop the program, so that no picture gets in by being new.
+The rule is `TERMS`: what the licence column of ../shared/data/SOURCES.csv says, word for word, and
+whether such pictures are taken. Terms that it does not name stop the program, so that no picture
+gets in by being new.
 
-- Taken: the public domain, the Unsplash and Pexels licences, CC BY, CC BY-SA, and permissive licences of the repository that a picture lies in.
-- Attribution (CC BY, MIT, BSD, Apache) is given by the list itself: it names the source and the place of every picture.
-- Share-alike (CC BY-SA) is taken because it binds who passes on a picture or an adaptation of it, and the weights hold neither; commercial use is
-  allowed. The list keeps the class, so that whoever reads these licences otherwise can train without it: `--without share-alike`.
-- Left out as unclear on sharing: the GNU licences (GPL, LGPL, AGPL, GFDL), also where they are one of two possible terms of a picture. What they ask
-  of weights that have seen a picture is not settled.
+- Taken: the public domain, the Unsplash and Pexels licences, CC BY, CC BY-SA, and permissive
+  licences of the repository that a picture lies in.
+- Attribution (CC BY, MIT, BSD, Apache) is given by the list itself: it names the source and the
+  place of every picture.
+- Share-alike (CC BY-SA) is taken because it binds who passes on a picture or an adaptation of it,
+  and the weights hold neither; commercial use is allowed. The list keeps the class, so that whoever
+  reads these licences otherwise can train without it: `--without share-alike`.
+- Left out as unclear on sharing: the GNU licences (GPL, LGPL, AGPL, GFDL), also where they are one
+  of two possible terms of a picture. What they ask of weights that have seen a picture is not
+  settled.
 - Left out: non-commercial and research terms, and terms that are not stated or not found.
 """
 
@@ -39,13 +45,15 @@ HELD_OUT = ("val", "kodak", "odd")
 """Never trained on, whatever their terms."""
 COLUMNS = ("picture", "class", "terms", "source", "original path")
 LIKE = 0.95
-"""Correlation of normalised thumbnails from which two pictures are the same one; README.md of the data uses it, too."""
+"""Correlation of normalised thumbnails from which two pictures are the same one; README.md of the
+data uses it, too."""
 
 TAKEN = {
     "public domain": "CC0 and other pictures in the public domain",
     "unsplash-pexels": "Unsplash and Pexels licences: free use, commercial too, no attribution asked",
     "attribution": "CC BY: commercial use with attribution",
-    "share-alike": "CC BY-SA, or CC BY-SA among free terms by picture: commercial use; adaptations of a picture stay under the same terms",
+    "share-alike": "CC BY-SA, alone or among free terms by picture: commercial use; "
+    "adaptations of a picture stay under the same terms",
     "permissive": "MIT, BSD, 0BSD or Apache licence of the repository, taken at its word for its pictures, too",
 }
 LEFT_OUT = {
@@ -118,7 +126,8 @@ TERMS = {
 
 @dataclass(frozen=True)
 class Listed:
-    """A row of the list: `picture` is `FOLDER/SHARD.tar:NAME`, `kind` a class of `CLASSES`, `terms` what the source says."""
+    """A row of the list: `picture` is `FOLDER/SHARD.tar:NAME`, `kind` a class of `CLASSES`, `terms`
+    what the source says."""
 
     picture: str
     kind: str
@@ -132,9 +141,12 @@ class Listed:
 
 
 def class_of(terms: str) -> str:
-    """The class of terms as SOURCES.csv has them; ValueError for any that the rule does not name."""
+    """The class of terms as SOURCES.csv has them; ValueError for any that the rule does not
+    name."""
     if terms not in TERMS:
-        raise ValueError(f"the rule does not name the terms {terms!r}; add them to TERMS of tools/clean_set.py")
+        raise ValueError(
+            f"the rule does not name the terms {terms!r}; add them to TERMS of tools/clean_set.py"
+        )
     return TERMS[terms]
 
 
@@ -142,14 +154,26 @@ def sources(data: Path) -> Iterator[Listed]:
     """Every row of SOURCES.csv."""
     with (data / "SOURCES.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            yield Listed(row["file"], class_of(row["license"]), row["license"], row["source"], row["original path"])
+            yield Listed(
+                row["file"],
+                class_of(row["license"]),
+                row["license"],
+                row["source"],
+                row["original path"],
+            )
 
 
 def training_rows(data: Path) -> list[Listed]:
     """Rows of the training folders, without pictures that are held out under another name."""
     rows = list(sources(data))
-    held_out = {(row.source, row.original_path) for row in rows if row.picture.split("/")[0] in HELD_OUT}
-    return [row for row in rows if row.picture.split("/")[0] in FOLDERS and (row.source, row.original_path) not in held_out]
+    held_out = {
+        (row.source, row.original_path) for row in rows if row.picture.split("/")[0] in HELD_OUT
+    }
+    return [
+        row
+        for row in rows
+        if row.picture.split("/")[0] in FOLDERS and (row.source, row.original_path) not in held_out
+    ]
 
 
 def clean_rows(data: Path) -> list[Listed]:
@@ -161,7 +185,9 @@ def write_list(rows: list[Listed], path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows((row.picture, row.kind, row.terms, row.source, row.original_path) for row in rows)
+        writer.writerows(
+            (row.picture, row.kind, row.terms, row.source, row.original_path) for row in rows
+        )
 
 
 def read_list(path: Path = LIST) -> list[Listed]:
@@ -190,14 +216,18 @@ def megapixels(data: Path, rows: list[Listed]) -> dict[str, float]:
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
-    """The picture as 32 x 32 colours of mean 0 and length 1 together, float32. In grey, two halves of one colour each look like a photograph of a horizon."""
-    values = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.BOX), np.float32).reshape(-1)
+    """The picture as 32 x 32 colours of mean 0 and length 1 together, float32. In grey, two halves
+    of one colour each look like a photograph of a horizon."""
+    values = np.asarray(
+        image.convert("RGB").resize((32, 32), Image.Resampling.BOX), np.float32
+    ).reshape(-1)
     values -= values.mean()
     return values / max(float(np.linalg.norm(values)), 1e-6)
 
 
 def likeness(data: Path, rows: list[Listed]) -> list[tuple[float, str, str]]:
-    """For every picture that is held out its most similar one of the list: correlation and both names, the most similar first."""
+    """For every picture that is held out its most similar one of the list: correlation and both
+    names, the most similar first."""
     names, thumbnails = [], []
     for name, content in members(data, {row.picture for row in rows}):
         with Image.open(io.BytesIO(content)) as image:
@@ -209,7 +239,13 @@ def likeness(data: Path, rows: list[Listed]) -> list[tuple[float, str, str]]:
             try:
                 with Image.open(path) as image:
                     correlation = known @ thumbnail(image)
-            except (OSError, ValueError, SyntaxError, IsADirectoryError, Image.DecompressionBombError):
+            except (
+                OSError,
+                ValueError,
+                SyntaxError,
+                IsADirectoryError,
+                Image.DecompressionBombError,
+            ):
                 # odd/ holds broken files and files of other formats on purpose.
                 continue
             best = int(correlation.argmax())
@@ -230,26 +266,51 @@ def model_card(rows: list[Listed], totals: dict[str, tuple[int, float]]) -> str:
     """What a model card says of the pictures and their terms, in Markdown."""
     area = sum(part for _, part in totals.values())
     lines = [
-        f"{len(rows)} photographs, {area:.0f} megapixels, from public repositories whose stated terms allow commercial use. docs/clean_set.csv names each",
-        "with its source and terms; tools/clean_set.py is the rule that picked them. No picture of the Kodak set, of the validation set or of the test files is among them.",
+        f"{len(rows)} photographs, {area:.0f} megapixels, from public repositories whose stated",
+        "terms allow commercial use. docs/clean_set.csv names each with its source and terms;",
+        "tools/clean_set.py is the rule that picked them. No picture of the Kodak set, of the",
+        "validation set or of the test files is among them.",
         "",
         "| terms | pictures | megapixels |",
         "|---|--:|--:|",
-        *(f"| {TAKEN[kind]} | {totals[kind][0]} | {totals[kind][1]:.0f} |" for kind in TAKEN if kind in totals),
+        *(
+            f"| {TAKEN[kind]} | {totals[kind][0]} | {totals[kind][1]:.0f} |"
+            for kind in TAKEN
+            if kind in totals
+        ),
         "",
         "Left out were " + "; ".join(LEFT_OUT.values()) + ".",
-        "The terms are those that the repositories state; a repository's licence may not cover every picture in it, and nobody has asked the authors.",
+        "The terms are those that the repositories state; a repository's licence may not cover every",
+        "picture in it, and nobody has asked the authors.",
     ]
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA, help="folder with SOURCES.csv, train and train2")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, default=DATA, help="folder with SOURCES.csv, train and train2"
+    )
     parser.add_argument("--out", type=Path, default=LIST)
-    parser.add_argument("--without", action="append", default=[], choices=list(TAKEN), help="a class to leave out as well")
-    parser.add_argument("--look", action="store_true", help="compare thumbnails with those of the pictures that are held out")
-    parser.add_argument("--model-card", action="store_true", help="print the passage for a model card and write nothing")
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        choices=list(TAKEN),
+        help="a class to leave out as well",
+    )
+    parser.add_argument(
+        "--look",
+        action="store_true",
+        help="compare thumbnails with those of the pictures that are held out",
+    )
+    parser.add_argument(
+        "--model-card",
+        action="store_true",
+        help="print the passage for a model card and write nothing",
+    )
     arguments = parser.parse_args()
     everything = training_rows(arguments.data)
     rows = [row for row in clean_rows(arguments.data) if row.kind not in arguments.without]
@@ -261,8 +322,13 @@ def main() -> None:
     for kind, text in CLASSES.items():
         count, area = totals.get(kind, (0, 0.0))
         taken = kind in TAKEN and kind not in arguments.without
-        print(f"{'taken' if taken else 'left out':8}  {kind:16} {count:5} pictures {area:7.1f} megapixels  {text}")
-    print(f"in all {len(rows)} of {len(everything)} pictures, {sum(areas[row.picture] for row in rows):.1f} of {sum(areas.values()):.1f} megapixels")
+        print(
+            f"{'taken' if taken else 'left out':8}  {kind:16} {count:5} pictures {area:7.1f} megapixels  {text}"
+        )
+    print(
+        f"in all {len(rows)} of {len(everything)} pictures, "
+        f"{sum(areas[row.picture] for row in rows):.1f} of {sum(areas.values()):.1f} megapixels"
+    )
     if arguments.look:
         found = likeness(arguments.data, rows)
         print(f"{len(found)} pictures that are held out were compared; the most similar ones:")

@@ -1,6 +1,8 @@
-"""Decoded training pictures in one file: decoded once, then mapped into the memory of every process that needs them.
+"""Decoded training pictures in one file: decoded once, then mapped into the memory of every process
+that needs them.
 
-The file grows while it is read: pictures of further shards are appended, and the index, which is replaced as a whole, says how much of it counts.
+The file grows while it is read: pictures of further shards are appended, and the index, which is
+replaced as a whole, says how much of it counts.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ PIXELS, INDEX = "pixels.bin", "pixels.json"
 
 @dataclass(frozen=True)
 class Index:
-    """Heights and widths of the pictures in the file, and the names of the shards that they came from."""
+    """Heights and widths of the pictures in the file, and the names of the shards that they came
+    from."""
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)
@@ -40,7 +43,8 @@ def read_index(folder: Path) -> Index:
 
 
 def append(folder: Path, shard: str, pictures: list[np.ndarray]) -> Index:
-    """Adds the pictures `(H, W, 3)` uint8 of a shard; one process at a time. What a process that was ended had begun to add is written over."""
+    """Adds the pictures `(H, W, 3)` uint8 of a shard; one process at a time. What a process that
+    was ended had begun to add is written over."""
     folder.mkdir(parents=True, exist_ok=True)
     index = read_index(folder)
     path = folder / PIXELS
@@ -49,7 +53,9 @@ def append(folder: Path, shard: str, pictures: list[np.ndarray]) -> Index:
         for picture in pictures:
             file.write(np.ascontiguousarray(picture).data)
         file.truncate()
-    grown = Index([*index.sizes, *(picture.shape[:2] for picture in pictures)], [*index.shards, shard])
+    grown = Index(
+        [*index.sizes, *(picture.shape[:2] for picture in pictures)], [*index.shards, shard]
+    )
     partial = folder / f"{INDEX}.partial"
     partial.write_text(json.dumps({"sizes": grown.sizes, "shards": grown.shards}))
     os.replace(partial, folder / INDEX)
@@ -57,7 +63,8 @@ def append(folder: Path, shard: str, pictures: list[np.ndarray]) -> Index:
 
 
 def open_store(folder: Path, device: torch.device | str = "cpu") -> PictureStore | None:
-    """The pictures that are decoded by now, or None while there are none. On the CPU their pixels stay in the file."""
+    """The pictures that are decoded by now, or None while there are none. On the CPU their pixels
+    stay in the file."""
     index = read_index(folder)
     if not index.sizes:
         return None

@@ -41,6 +41,10 @@ CLOCK_STEPS = 10
 """Steps after which the processes of a run agree on the time spent; learning rates must be the same in all of them."""
 
 
+class DivergedError(ModelError):
+    """The loss is no finite number any more."""
+
+
 @dataclass(frozen=True)
 class TrainOptions:
     """What a run does; times in minutes, learning rates at their peak, shares as parts of the run.
@@ -145,6 +149,8 @@ class Trainer:
         }
         torch.manual_seed(options.seed + processes.rank)
         self.step_count, self.seconds_used, self.pictures_seen = 0, 0.0, 0
+        # Whether `show` draws curves, too, for which the device waits a second or two.
+        self.curves = True
         # The steps at which this run's budget began, and the optimizer without a state: its rates rise from there.
         self.first_step = self.optimizer_since = 0
         self.passes = {prior_only: partial(self.passed, prior_only) for prior_only in (False, True)}
@@ -346,7 +352,7 @@ class Trainer:
                     sums = {}
                     if not math.isfinite(means["loss"]):
                         diverged = True
-                        raise ModelError(f"training diverged before step {self.step_count}; the last checkpoint in {folder} is from before: use a lower --rate")
+                        raise DivergedError(f"training diverged before step {self.step_count}; the last checkpoint in {folder} is from before: use a lower --rate")
                     row = {
                         "step": self.step_count, "seconds": round(self.seconds_used, 1), "pictures": self.pictures_seen,
                         "loss": round(means["loss"], 4), "bpp": round(means["bpp"], 4),
@@ -358,7 +364,8 @@ class Trainer:
                         self.log(folder / "log.csv", row)
                     if report is not None:
                         report(row | {"progress": self.progress()})
-                if self.processes.first and now - last_save > 60 * options.save_minutes:
+                # Only right after the loss was found to be finite, so that a run which diverges keeps a checkpoint from before.
+                if self.processes.first and self.step_count % options.log_every == 0 and now - last_save > 60 * options.save_minutes:
                     self.save(folder)
                     self.show(folder)
                     last_save = time.perf_counter()
@@ -381,7 +388,7 @@ class Trainer:
             self.log(folder / "validation.csv", {"step": self.step_count, "seconds": round(self.seconds_used, 1)} | validate(self.model, self.held_out, self.options.metric))
             write_samples(self.model, self.held_out, folder / "samples.png")
             self.take(weights)
-        if (folder / "log.csv").exists():
+        if self.curves and (folder / "log.csv").exists():
             draw_curves(folder)
 
     @torch.no_grad()
