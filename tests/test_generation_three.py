@@ -89,8 +89,7 @@ def weights_of(folder: Path, stage: str) -> dict[str, torch.Tensor]:
     return averaged_weights(folder / "stages" / stage / CHECKPOINT)
 
 
-# --- pictures
-# -----------------------------------------------------------------------------------------------------------
+# --- pictures -------------------------------------------------------------------------------------
 
 
 def test_decoded_pictures_grow_and_are_the_same_for_everyone(tmp_path):
@@ -122,8 +121,15 @@ def test_parts_hold_every_picture_once_and_are_of_equal_size(tmp_path):
     assert sorted(names) == sorted(name.replace("/", "-") for name, _ in pictures)
 
 
-# --- filter
-# -------------------------------------------------------------------------------------------------------------
+def test_training_needs_nothing_that_the_gpu_machine_lacks():
+    lacks = ("onnx", "onnxruntime", "rich", "typer", "ssimulacra2", "plotly")
+    blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in lacks)
+    modules = "looc_codec.training.plan, looc_codec.training.carry, looc_codec.training.coded"
+    words = [sys.executable, "-c", f"import sys; {blocked}; import {modules}"]
+    subprocess.run(words, check=True, cwd=ROOT)
+
+
+# --- filter ---------------------------------------------------------------------------------------
 
 
 def test_the_filter_in_the_loop_is_the_encoders():
@@ -150,8 +156,7 @@ def test_elimination_solves():
     torch.testing.assert_close(solved(matrix, (matrix @ wanted[..., None])[..., 0]), wanted)
 
 
-# --- plan
-# ---------------------------------------------------------------------------------------------------------------
+# --- plan -----------------------------------------------------------------------------------------
 
 
 def test_a_plan_survives_its_file(tmp_path):
@@ -291,8 +296,7 @@ def test_new_pictures_come_in_while_a_stage_runs(run_folder):
     assert counts[0] == 4
 
 
-# --- what travels
-# -------------------------------------------------------------------------------------------------------
+# --- what travels ---------------------------------------------------------------------------------
 
 
 def test_a_state_in_pieces_goes_on_on_another_machine(run_folder, tmp_path_factory):
@@ -327,8 +331,8 @@ def test_a_state_in_pieces_goes_on_on_another_machine(run_folder, tmp_path_facto
     begun = []
 
     class Watched(Runner):
-        def joint_trainer(self, stage, minutes, meta):
-            trainer = super().joint_trainer(stage, minutes, meta)
+        def joint_trainer(self, stage, meta):
+            trainer = super().joint_trainer(stage, meta)
             begun.append(
                 (
                     stage.name,
@@ -342,6 +346,8 @@ def test_a_state_in_pieces_goes_on_on_another_machine(run_folder, tmp_path_facto
     assert [row[:2] for row in begun] == [("second", 6), ("other", 0)]
     expected = weights_of(run_folder, "second")
     assert all(torch.equal(begun[0][2][name], expected[name]) for name in expected)
+    used = Watched(other, note=silent).used_minutes(Plan.read(other / PLAN).stages[1], None)
+    assert 60 * used == about["seconds_used"] > 0
     assert (
         not (other / "stages/first").exists()
         and read_meta(other / "stages/second" / CHECKPOINT)["step_count"] == 7
@@ -362,8 +368,7 @@ def test_what_is_finished_comes_along_as_far_as_there_is_room(run_folder):
     assert not State.read(run_folder / "state").models
 
 
-# --- codes of the trellis
-# -----------------------------------------------------------------------------------------------
+# --- codes of the trellis -------------------------------------------------------------------------
 
 
 def test_the_synthesis_learns_on_coded_crops(tmp_path):
@@ -454,8 +459,7 @@ def test_a_coded_stage_that_gets_no_crops_is_left_out(run_folder, monkeypatch):
     ] and runner.finished(stages[3])
 
 
-# --- all of it
-# ----------------------------------------------------------------------------------------------------------
+# --- all of it ------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

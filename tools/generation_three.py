@@ -87,8 +87,7 @@ PLAN: dict[str, Any] = {
 stage goes on with the first one's fall of the rates."""
 
 
-# --- here, before the run
-# ---------------------------------------------------------------------------------------------
+# --- here, before the run -------------------------------------------------------------------------
 
 
 def tracked_bytes() -> int:
@@ -235,8 +234,7 @@ def prepare(arguments: argparse.Namespace) -> None:
     print(f"{len(pictures)} pictures in {len(parts)} parts of at most {room:.1f} MiB")
 
 
-# --- on the machine with the GPU: plain Python until the code and its packages are in place
-# ------------------------------
+# --- on the machine with the GPU: plain Python until the code and its packages are in place -------
 
 
 def alive(run: Path) -> int | None:
@@ -465,8 +463,7 @@ def warm(arguments: argparse.Namespace) -> None:
     warm_stages(arguments.run, arguments.device)
 
 
-# --- where a run stands, and what comes back
-# ----------------------------------------------------------------------------
+# --- where a run stands, and what comes back ------------------------------------------------------
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -548,7 +545,8 @@ def collect(arguments: argparse.Namespace) -> None:
             run / "run.log",
             *sorted(run.glob("stages/*/*.csv")),
             *sorted(run.glob("stages/*/finished.json")),
-            *sorted(run.glob("stages/*/samples.png")),
+            # A megabyte each: the newest will do.
+            *sorted(run.glob("stages/*/samples.png"), key=lambda path: path.stat().st_mtime)[-1:],
         ]:
             if path.exists():
                 logs.add(path, str(path.relative_to(run)))
@@ -567,8 +565,7 @@ def collect(arguments: argparse.Namespace) -> None:
     )
 
 
-# --- here, after the run
-# ------------------------------------------------------------------------------------------------
+# --- here, after the run --------------------------------------------------------------------------
 
 
 def finish(arguments: argparse.Namespace) -> None:
@@ -762,8 +759,7 @@ The code and these weights are MIT. The weights were trained from scratch; no ea
 """
 
 
-# --- all of it, small
-# ---------------------------------------------------------------------------------------------------
+# --- all of it, small -----------------------------------------------------------------------------
 
 SMOKE_PLAN: dict[str, Any] = {
     "config": {

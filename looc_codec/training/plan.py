@@ -243,8 +243,7 @@ class Runner:
         self.helpers: list[subprocess.Popen] = []
         self.began = time.time()
 
-    # --- time
-    # -------------------------------------------------------------------------------------------------------
+    # --- time -------------------------------------------------------------------------------------
 
     def set_deadline(self, minutes: float) -> None:
         """The run ends so many minutes from now, unless it has a deadline from before an
@@ -267,8 +266,7 @@ class Runner:
         share = (stage.minutes - min(used, 0.999 * stage.minutes)) / planned
         return used + max(0.0, self.minutes_left()) * share
 
-    # --- where things are
-    # -------------------------------------------------------------------------------------------
+    # --- where things are -------------------------------------------------------------------------
 
     def home(self, stage: Stage) -> Path:
         return self.folder / "stages" / stage.name
@@ -292,8 +290,7 @@ class Runner:
         home.mkdir(parents=True, exist_ok=True)
         (home / FINISHED).write_text(json.dumps(figures))
 
-    # --- pictures
-    # ---------------------------------------------------------------------------------------------------
+    # --- pictures ---------------------------------------------------------------------------------
 
     def store(self) -> PictureStore:
         """The pictures that are decoded by now."""
@@ -310,13 +307,12 @@ class Runner:
         folder, side = self.folder / "val", min(256, options.crop)
         return centre_crops(load_pictures(folder, min_side=side), side) if folder.is_dir() else None
 
-    # --- stages
-    # -----------------------------------------------------------------------------------------------------
+    # --- stages -----------------------------------------------------------------------------------
 
-    def options(self, stage: Stage, minutes: float | None) -> TrainOptions:
+    def options(self, stage: Stage) -> TrainOptions:
         """The plan's options of a stage, with lower rates where the run has diverged."""
         options, factor = (
-            self.plan.options_of(stage, minutes, self.device),
+            self.plan.options_of(stage, None, self.device),
             SLOWER_FACTOR ** self.times_slower(),
         )
         return replace(
@@ -352,38 +348,24 @@ class Runner:
     def run_stage(self, stage: Stage) -> bool:
         checkpoint = self.home(stage) / CHECKPOINT
         meta = read_meta(checkpoint) if checkpoint.exists() else None
-        used = 0.0 if meta is None else meta["seconds_used"] / 60
-        minutes = self.minutes_of(stage, used)
-        timed = self.plan.options_of(stage).steps is None
-        if timed and 60 * (minutes - used) < min(LEAST_SECONDS, 20 * stage.minutes):
-            self.note(
-                f"stage {stage.name} is left out: {60 * (minutes - used):.0f} s are left for it"
-            )
-            self.finish(
-                stage,
-                {"left_out": True}
-                if meta is None
-                else {
-                    "seconds": meta["seconds_used"],
-                    "steps": meta["step_count"],
-                    "pictures": meta["pictures_seen"],
-                },
-            )
+        used, timed = self.used_minutes(stage, meta), self.plan.options_of(stage).steps is None
+        left = self.minutes_of(stage, used) - used
+        if timed and 60 * left < min(LEAST_SECONDS, 20 * stage.minutes):
+            self.note(f"stage {stage.name} is left out: {60 * left:.0f} s are left for it")
+            self.finish(stage, {"left_out": meta is None})
             return True
-        trainer = (
-            self.coded_trainer(stage, minutes)
-            if stage.coded
-            else self.joint_trainer(stage, minutes, meta)
-        )
+        trainer = self.coded_trainer(stage) if stage.coded else self.joint_trainer(stage, meta)
         if trainer is None:
             self.finish(stage, {"left_out": True})
             return True
         begin, trainer.curves = time.time(), False
+        # Now, because starting has taken its time.
+        minutes = self.minutes_of(stage, used)
         if meta is not None:
             # A run that is resumed within its time keeps its schedule.
-            minutes = min(minutes, meta["options"]["minutes"] or minutes) if timed else minutes
-            trainer.options = replace(trainer.options, minutes=minutes if timed else None)
+            minutes = min(minutes, meta["options"]["minutes"] or minutes)
             trainer.resume(checkpoint, meta)
+        trainer.options = replace(trainer.options, minutes=minutes if timed else None)
         crops = f"crops of {trainer.options.crop} in batches of {trainer.options.batch}"
         self.note(f"stage {stage.name}: {minutes:.2f} minutes, step {trainer.step_count}, {crops}")
         try:
@@ -405,10 +387,20 @@ class Runner:
             torch.cuda.empty_cache()
         return done
 
-    def joint_trainer(self, stage: Stage, minutes: float, meta: dict | None) -> Trainer:
+    def used_minutes(self, stage: Stage, meta: dict | None) -> float:
+        """What of a stage's minutes was spent before this process: by its checkpoint, or on another machine."""
+        if meta is None and self.goes_on_elsewhere(stage):
+            meta = self.restored.about
+        return 0.0 if meta is None else meta["seconds_used"] / 60
+
+    def goes_on_elsewhere(self, stage: Stage) -> bool:
+        """Whether a stage without a checkpoint was begun on another machine."""
+        return self.restored is not None and self.restored.about["stage"] == stage.name
+
+    def joint_trainer(self, stage: Stage, meta: dict | None) -> Trainer:
         """The trainer of a stage that trains all networks: fresh, going on, or with another model's
         weights; one with `meta` is resumed by the caller."""
-        plan, options, store = self.plan, self.options(stage, minutes), self.store()
+        plan, options, store = self.plan, self.options(stage), self.store()
         config = plan.config_of(stage)
         torch.manual_seed(options.seed)
         earlier = self.before(stage)
@@ -468,20 +460,17 @@ class Runner:
             for name, value in trainer.ema.items():
                 value.copy_(restored.ema.get(name, value))
             about = restored.about
-            trainer.step_count, trainer.pictures_seen, trainer.seconds_used = (
-                about["step_count"],
-                about["pictures_seen"],
-                min(about["seconds_used"], 60 * minutes),
-            )
+            trainer.step_count, trainer.pictures_seen = about["step_count"], about["pictures_seen"]
+            trainer.seconds_used = about["seconds_used"]
             trainer.first_step, trainer.optimizer_since = about["first_step"], trainer.step_count
             for generator in trainer.generators.values():
                 generator.manual_seed(options.seed + trainer.step_count)
         return trainer
 
-    def coded_trainer(self, stage: Stage, minutes: float) -> CodedTrainer | None:
+    def coded_trainer(self, stage: Stage) -> CodedTrainer | None:
         """The trainer of a coded stage, whose coding processes run; None, with the reason noted,
         where it cannot begin."""
-        plan, options, home = self.plan, self.options(stage, minutes), self.folder / "coded"
+        plan, options, home = self.plan, self.options(stage), self.folder / "coded"
         earlier = next((other for other in self.before(stage) if other.model == stage.model), None)
         if earlier is None and self.restored is None:
             self.note(f"stage {stage.name} is left out: no stage of {stage.model} is done")
@@ -540,8 +529,7 @@ class Runner:
         self.note(f"{what} came after {time.time() - begin:.1f} s")
         return found
 
-    # --- other processes
-    # --------------------------------------------------------------------------------------------
+    # --- other processes --------------------------------------------------------------------------
 
     def start_fit(self, checkpoint: Path, *, keep: bool = False) -> None:
         """Starts the fit of a coded stage's codebook from a checkpoint, and the processes that will
