@@ -346,6 +346,7 @@ def test_a_state_in_pieces_goes_on_on_another_machine(run_folder, tmp_path_facto
     assert [row[:2] for row in begun] == [("second", 6), ("other", 0)]
     expected = weights_of(run_folder, "second")
     assert all(torch.equal(begun[0][2][name], expected[name]) for name in expected)
+    assert write_state(other, other / "state")["finished"] == ["first", "second", "other"]
     used = Watched(other, note=silent).used_minutes(Plan.read(other / PLAN).stages[1], None)
     assert 60 * used == about["seconds_used"] > 0
     assert (

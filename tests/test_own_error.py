@@ -30,9 +30,8 @@ def latents():
 
 def test_the_gradient_lacks_what_the_rounding_errors_explain(latents):
     latent, latent_hat, residual, code = latents
-    gradient = torch.randn(latent.shape, generator=torch.Generator().manual_seed(2)) + 0.7 * (
-        latent_hat - latent
-    )
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(2))
+    gradient = 0.1 * noise + 0.7 * (latent_hat - latent)
     given = {}
     for left_out in (False, True):
         own = latent.clone().requires_grad_()
@@ -47,7 +46,7 @@ def test_the_gradient_lacks_what_the_rounding_errors_explain(latents):
     # Nothing of it is left along the errors (against them it may point), and what is left out is a
     # good part of the gradient.
     assert (given[True] * error).sum((2, 3)).max() < 1e-4
-    assert given[True].square().sum() < 0.97 * given[False].square().sum()
+    assert given[True].square().sum() < 0.6 * given[False].square().sum()
 
 
 def test_codes_of_zero_keep_their_gradient(latents):

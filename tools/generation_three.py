@@ -49,7 +49,7 @@ COLLECT_SECONDS = 20
 PLAN: dict[str, Any] = {
     "config": {},
     "models": {"photo": {"detail_channels": 256, "detail_width": 32, "detail_quality": 60}},
-    "options": {"leave_own_error": True, "save_minutes": 2.0},
+    "options": {"save_minutes": 2.0},
     "stages": [
         {
             "name": "photo-256",
@@ -776,7 +776,6 @@ SMOKE_PLAN: dict[str, Any] = {
     },
     "models": {"photo": {"detail_channels": 32, "detail_width": 8, "detail_quality": 60}},
     "options": {
-        "leave_own_error": True,
         "save_minutes": 0.05,
         "log_every": 4,
         "warmup_steps": 10,

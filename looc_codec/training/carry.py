@@ -12,7 +12,15 @@ from torch import Tensor
 
 from looc_codec.errors import ModelError
 from looc_codec.training.checkpoint import read_meta
-from looc_codec.training.plan import FINISHED, PLAN, Plan, Stage, averaged_weights
+from looc_codec.training.plan import (
+    FINISHED,
+    PLAN,
+    RESTORED,
+    Plan,
+    Stage,
+    State,
+    averaged_weights,
+)
 from looc_codec.training.run import CHECKPOINT
 
 PIECE_BYTES = 15 << 20
@@ -38,7 +46,13 @@ def write_state(folder: Path, path: Path, limit_bytes: int = LIMIT_BYTES) -> dic
     current = trained[-1]
     checkpoint = homes[current.name] / CHECKPOINT
     meta = read_meta(checkpoint)
-    done = all((home / FINISHED).exists() for home in homes.values())
+    elsewhere = (
+        State.read(folder / RESTORED).about["finished"] if (folder / RESTORED).exists() else []
+    )
+    finished = [
+        name for name, home in homes.items() if (home / FINISHED).exists() or name in elsewhere
+    ]
+    done = len(finished) == len(homes)
     parts: list[dict[str, Tensor]] = [
         {f"ema.{name}": value.float() for name, value in averaged_weights(checkpoint).items()}
     ]
@@ -70,7 +84,7 @@ def write_state(folder: Path, path: Path, limit_bytes: int = LIMIT_BYTES) -> dic
         "stage": current.name,
         "model": current.model,
         "done": done,
-        "finished": [name for name, home in homes.items() if (home / FINISHED).exists()],
+        "finished": finished,
         "models": {stage.model: description(stage) for stage in [*others.values(), current]},
         **{
             name: meta[name]
