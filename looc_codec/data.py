@@ -24,26 +24,37 @@ TEST_SET_NAMES = ("kodim", "kodak")
 class PictureStore:
     """All training pictures in one flat uint8 buffer on the device, so that a batch of crops is one gather.
 
-    `pixels` `(total samples,)` uint8 holds each picture as H×W×3; `offsets`, `heights`, `widths` `(n,)` int64.
+    `pixels` `(total samples,)` uint8 holds each picture as H×W×3; `offsets`, `heights`, `widths` `(n,)` int64. `smallest` is the smallest side of any
+    picture, `largest` the largest short side.
     """
 
     def __init__(self, pictures: list[np.ndarray], device: torch.device | str = "cpu") -> None:
         if not pictures:
             raise ImageError("no training pictures were found; give --data a folder with pictures or .tar shards")
-        sizes = torch.tensor([picture.size for picture in pictures], dtype=torch.int64)
-        self.offsets = (sizes.cumsum(0) - sizes).to(device)
-        self.heights = torch.tensor([picture.shape[0] for picture in pictures]).to(device)
-        self.widths = torch.tensor([picture.shape[1] for picture in pictures]).to(device)
-        self.pixels = torch.empty(int(sizes.sum()), dtype=torch.uint8)
+        pixels = torch.empty(sum(picture.size for picture in pictures), dtype=torch.uint8)
         position = 0
         for picture in pictures:
-            self.pixels[position : position + picture.size] = torch.from_numpy(picture.reshape(-1).copy())
+            pixels[position : position + picture.size] = torch.from_numpy(picture.reshape(-1).copy())
             position += picture.size
-        self.pixels = self.pixels.to(device)
-        self.smallest = int(min(self.heights.min(), self.widths.min()))
+        self.hold(pixels, [picture.shape[:2] for picture in pictures], device)
+
+    @classmethod
+    def of(cls, pixels: Tensor, sizes: list[tuple[int, int]], device: torch.device | str = "cpu") -> PictureStore:
+        """Pictures that lie in `pixels` `(total samples,)` uint8 one after the other; `sizes` are their heights and widths."""
+        store = cls.__new__(cls)
+        store.hold(pixels, sizes, device)
+        return store
+
+    def hold(self, pixels: Tensor, sizes: list[tuple[int, int]], device: torch.device | str) -> None:
+        heights, widths = torch.tensor(sizes, dtype=torch.int64).T
+        samples = heights * widths * 3
+        self.offsets = (samples.cumsum(0) - samples).to(device)
+        self.heights, self.widths, self.pixels = heights.to(device), widths.to(device), pixels.to(device)
+        self.smallest = int(min(heights.min(), widths.min()))
         # Short sides in order, and how much of the whole area the pictures below each of them have.
-        short, order = torch.minimum(self.heights, self.widths).cpu().sort()
-        areas = (self.heights * self.widths).cpu()[order].cumsum(0)
+        short, order = torch.minimum(heights, widths).sort()
+        areas = (heights * widths)[order].cumsum(0)
+        self.largest = int(short[-1])
         self.largest_window = int(short[torch.searchsorted(areas, areas[-1] // 2)])
         self._areas: dict[int, Tensor] = {}
 
@@ -62,8 +73,8 @@ class PictureStore:
         Pictures are drawn in proportion to their area, from those that are large enough.
         """
         device = self.pixels.device
-        if size > self.smallest:
-            raise ImageError(f"the smallest training picture has only {self.smallest} pixels a side; --crop {size} is too large")
+        if size > self.largest:
+            raise ImageError(f"the largest training picture has only {self.largest} pixels a side; --crop {size} is too large")
         window = max(size, min(self.largest_window, round(size / shrink)))
         draw = torch.rand(3, count, generator=generator, device=device)
         if window not in self._areas:

@@ -68,13 +68,14 @@ def coded_cost(model: LoocModel, target: Tensor, log_scale: Tensor) -> float:
     return float(error + ENCODER_LAMBDA * search.bits[table_rows, symbols].sum(dtype=np.float64))
 
 
-def fit_details(model: LoocModel, store: PictureStore, device: str, report: Callable[[str, dict], None], *, steps: int | None = None, crop: int = 192) -> dict[str, float]:
+def fit_details(model: LoocModel, store: PictureStore, device: str, report: Callable[[str, dict], None], *, steps: int | None = None, crop: int = 192,
+                batches: int | None = None) -> dict[str, float]:
     """Chooses and fits the details of a model, whose codebook, tables and transforms stay as they are (crops are coded on the device, the rest is done on the CPU); returns what the details take off the cost, as a share, on held-back crops.
 
     The network learns the scales under which the details, with noise for rounding, take the fewest bits (as the prior's; Ballé et al. 2018). At the end all scales are shifted by what suits
     the tables best, which are those of the latent's units.
     """
-    details, crop, batches, steps = model.details, min(crop, store.smallest // PATCH * PATCH), BATCHES, steps or STEPS
+    details, crop, batches, steps = model.details, min(crop, store.smallest // PATCH * PATCH), batches or BATCHES, steps or STEPS
     details.requires_grad_(True)
     latents, qualities, errors = gather(model, store, device, batches, 8, crop, lambda index: report("fitting", {"round": 3, "batch": index, "batches": batches}))
     details.to("cpu")

@@ -28,6 +28,7 @@ from looc_codec.networks.model import LoocModel
 from looc_codec.training.checkpoint import load_checkpoint, save_checkpoint
 from looc_codec.training.codes import CodeFitter, has_triton
 from looc_codec.training.loss import distortion_weight, require_metric
+from looc_codec.training.own_error import without_own_error
 from looc_codec.training.parallel import Processes
 from looc_codec.training.recording import Recorded
 from looc_codec.training.soap import Soap
@@ -40,11 +41,17 @@ CLOCK_STEPS = 10
 """Steps after which the processes of a run agree on the time spent; learning rates must be the same in all of them."""
 
 
+class DivergedError(ModelError):
+    """The loss is no finite number any more."""
+
+
 @dataclass(frozen=True)
 class TrainOptions:
     """What a run does; times in minutes, learning rates at their peak, shares as parts of the run.
 
-    `record` replays steps as CUDA graphs where the device is a CUDA one.
+    `record` replays steps as CUDA graphs where the device is a CUDA one. `leave_own_error` leaves the rounding errors' own share out of the analysis's
+    gradient (own_error.py). `cosine` is the part of the fall of the learning rates, from 0 at their peak to 1 at its end, that the run goes through:
+    a run that follows another begins where that one ended.
     """
 
     stage: str = "continuous"
@@ -67,6 +74,8 @@ class TrainOptions:
     grey_share: float = 0.04
     optimizer: str = "soap"
     metric: str = "mse"
+    leave_own_error: bool = False
+    cosine: tuple[float, float] = (0.0, 1.0)
     bf16: bool = False
     record: bool = True
 
@@ -140,6 +149,10 @@ class Trainer:
         }
         torch.manual_seed(options.seed + processes.rank)
         self.step_count, self.seconds_used, self.pictures_seen = 0, 0.0, 0
+        # Whether `show` draws curves, too, for which the device waits a second or two.
+        self.curves = True
+        # The steps at which this run's budget began, and the optimizer without a state: its rates rise from there.
+        self.first_step = self.optimizer_since = 0
         self.passes = {prior_only: partial(self.passed, prior_only) for prior_only in (False, True)}
         # Recorded updates by the pass whose gradients they take and by what the optimizer does in them.
         self.updates: dict[tuple, Recorded[None]] = {}
@@ -184,17 +197,17 @@ class Trainer:
     def progress(self) -> float:
         """Part of the budget that is spent, 0..1."""
         if self.options.steps is not None:
-            return min(1.0, self.step_count / self.options.steps)
+            return min(1.0, (self.step_count - self.first_step) / self.options.steps)
         return min(1.0, self.seconds_used / (60 * self.options.minutes))
 
     def set_rates(self, progress: float) -> None:
-        options = self.options
+        options, (begin, end) = self.options, self.options.cosine
         share = options.prior_only_share
         for group in self.optimizer.param_groups:
             start = 0.0 if group["kind"] == "prior" else share
             local = (progress - start) / (1 - start) if start < 1 else 0.0
-            warm = min(1.0, (self.step_count + 1) / options.warmup_steps) if start == 0 else min(1.0, local * 30)
-            cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, local)))) * 0.99 + 0.01
+            warm = min(1.0, (self.step_count - self.optimizer_since + 1) / options.warmup_steps) if start == 0 else min(1.0, local * 30)
+            cosine = 0.5 * (1 + math.cos(math.pi * (begin + (end - begin) * min(1.0, max(0.0, local))))) * 0.99 + 0.01
             group["lr"] = group["peak"] * warm * cosine if local >= 0 else 0.0
 
     # --- one step ---------------------------------------------------------------------------------------------------
@@ -218,6 +231,11 @@ class Trainer:
         draw = torch.rand(2, count, generator=self.generators["crops"], device=self.device)
         return torch.where(draw[0] < self.options.cut_share, torch.floor(draw[1] * (groups - 1)) + 1, torch.full_like(draw[1], groups))
 
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What the pass of a step takes: tensors of constant shapes, pixels first and qualities second."""
+        pixels, quality = self.draw()
+        return pixels, quality, self.kept_groups(len(quality))
+
     def joint_step(self, pixels: Tensor, quality: Tensor, kept_groups: Tensor, prior_only: bool) -> dict[str, Tensor]:
         """Loss, figures and coded residuals of one batch. With `prior_only` the transforms stay as they are and only rate is trained."""
         model, samples = self.model, pixels.shape[2] * pixels.shape[3]
@@ -230,8 +248,11 @@ class Trainer:
         if prior_only:
             loss, mse = bpp, torch.zeros_like(bpp)
         else:
+            latent_hat = result["latent_hat"]
+            if self.options.leave_own_error and not self.only_synthesis:
+                latent_hat = without_own_error(latent_hat, latent, result["residual"])
             with autocast:
-                decoded = model.synthesis(result["latent_hat"], quality).float()
+                decoded = model.synthesis(latent_hat, quality).float()
             mse = mean_squared_error(decoded.detach(), pixels)
             loss = bpp + distortion_weight(model.config, quality) * distortion(self.options.metric, decoded, pixels)
         # Dividing by the loss's own size lets all rates weigh alike in the gradient.
@@ -239,10 +260,10 @@ class Trainer:
         coded = {name: result[name].detach() for name in ("residual", "log_scale")}
         return {"objective": objective, "loss": loss.detach(), "bpp": bpp.detach(), "mse": mse.detach()} | coded
 
-    def passed(self, prior_only: bool, pixels: Tensor, quality: Tensor, kept_groups: Tensor) -> dict[str, Tensor]:
-        """Forward and backward pass of one batch, which leave gradients and give `joint_step`'s figures."""
+    def passed(self, prior_only: bool, *inputs: Tensor) -> dict[str, Tensor]:
+        """Forward and backward pass of one batch of `inputs`, which leave gradients and give `joint_step`'s figures."""
         self.optimizer.zero_grad(set_to_none=True)
-        figures = self.joint_step(pixels, quality, kept_groups, prior_only)
+        figures = self.joint_step(*inputs, prior_only)
         figures.pop("objective").backward()
         return figures
 
@@ -250,8 +271,8 @@ class Trainer:
         progress = self.progress()
         self.set_rates(progress)
         prior_only = progress < self.options.prior_only_share and not self.only_synthesis
-        pixels, quality = self.draw()
-        figures = self.passes[prior_only](pixels, quality, self.kept_groups(len(quality)))
+        inputs = self.inputs()
+        figures = self.passes[prior_only](*inputs)
         if self.options.stage == "codes":
             self.codes.observe(figures)
         replayed = isinstance(self.passes[prior_only], Recorded) and self.passes[prior_only].recorded
@@ -259,7 +280,7 @@ class Trainer:
         self.processes.average(parameter.grad for parameter in self.parameters if parameter.grad is not None)
         self.update(prior_only, replayed)
         self.step_count += 1
-        self.pictures_seen += len(pixels) * self.processes.count
+        self.pictures_seen += len(inputs[0]) * self.processes.count
         return figures
 
     def point_gradients(self, replayed: bool | None) -> None:
@@ -331,7 +352,7 @@ class Trainer:
                     sums = {}
                     if not math.isfinite(means["loss"]):
                         diverged = True
-                        raise ModelError(f"training diverged before step {self.step_count}; the last checkpoint in {folder} is from before: use a lower --rate")
+                        raise DivergedError(f"training diverged before step {self.step_count}; the last checkpoint in {folder} is from before: use a lower --rate")
                     row = {
                         "step": self.step_count, "seconds": round(self.seconds_used, 1), "pictures": self.pictures_seen,
                         "loss": round(means["loss"], 4), "bpp": round(means["bpp"], 4),
@@ -343,7 +364,8 @@ class Trainer:
                         self.log(folder / "log.csv", row)
                     if report is not None:
                         report(row | {"progress": self.progress()})
-                if self.processes.first and now - last_save > 60 * options.save_minutes:
+                # Only right after the loss was found to be finite, so that a run which diverges keeps a checkpoint from before.
+                if self.processes.first and self.step_count % options.log_every == 0 and now - last_save > 60 * options.save_minutes:
                     self.save(folder)
                     self.show(folder)
                     last_save = time.perf_counter()
@@ -366,7 +388,7 @@ class Trainer:
             self.log(folder / "validation.csv", {"step": self.step_count, "seconds": round(self.seconds_used, 1)} | validate(self.model, self.held_out, self.options.metric))
             write_samples(self.model, self.held_out, folder / "samples.png")
             self.take(weights)
-        if (folder / "log.csv").exists():
+        if self.curves and (folder / "log.csv").exists():
             draw_curves(folder)
 
     @torch.no_grad()
@@ -386,10 +408,10 @@ class Trainer:
     def save(self, folder: Path) -> None:
         meta = {
             "config": self.model.config.to_dict(), "options": asdict(self.options), "step_count": self.step_count,
-            "seconds_used": self.seconds_used, "pictures_seen": self.pictures_seen,
+            "seconds_used": self.seconds_used, "pictures_seen": self.pictures_seen, "first_step": self.first_step, "optimizer_since": self.optimizer_since,
         }
         extra = self.codes.state() if self.options.stage == "codes" else {}
-        if self.only_synthesis:
+        if self.only_synthesis and self.kept is not None:
             extra = {f"core.{name}": torch.from_numpy(value.copy()) for name, value in self.kept.items()}
         save_checkpoint(folder / "checkpoint.safetensors", self.model, self.ema, self.optimizer, self.generators, extra, meta)
 
@@ -401,5 +423,6 @@ class Trainer:
         # The state of the optimizer lies elsewhere now.
         self.updates.clear()
         self.step_count, self.seconds_used, self.pictures_seen = meta["step_count"], meta["seconds_used"], meta["pictures_seen"]
+        self.first_step, self.optimizer_since = meta.get("first_step", 0), meta.get("optimizer_since", 0)
         if self.options.stage == "codes":
             self.codes.restore(extra)
