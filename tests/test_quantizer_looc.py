@@ -241,7 +241,7 @@ def batch_of_three_clusters(quantizer: LooCQuantizer) -> torch.Tensor:
     return vectors.T.reshape(1, 4, 10, 6)
 
 
-@pytest.mark.parametrize("anchor", ["closest", "random", "probrandom"])
+@pytest.mark.parametrize("anchor", ["closest", "random", "unique", "probability"])
 @pytest.mark.parametrize("match", ["cosine", "l2"])
 def test_anchors_move_dead_codevectors_only(anchor, match):
     torch.manual_seed(0)
@@ -299,7 +299,7 @@ def test_offline_updates_happen_in_the_first_batch_only():
 
 def test_the_pool_fills_up_before_features_are_replaced():
     torch.manual_seed(0)
-    quantizer = LooCQuantizer(2, 2, 8, anchor="random")
+    quantizer = LooCQuantizer(2, 2, 8, anchor="unique")
     for number in (1, 2, 3, 4):
         drawn = quantizer.codebook.draw_from_pool(torch.full((3, 2), float(number)))
         assert drawn.shape == (8, 2) and drawn.min() >= 1, "no anchor comes from an empty place"

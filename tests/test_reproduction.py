@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
 import torch
 from test_datasets import write_mnist
 
+from looc_codec.datasets import PhotoSet
 from looc_codec.errors import LoocError, ModelError
 from looc_codec.quantizers.looc import LooCQuantizer
 from looc_codec.reproduction import judges, plots, tables
+from looc_codec.reproduction import run as run_module
 from looc_codec.reproduction.backbones import PatchDiscriminator, SmallBackbone, VqganBackbone
 from looc_codec.reproduction.evaluation import QualityMeter, errors, gaussian_ssim, psnr_of, rounded, through_jpeg, truncated, uniform_ssim
 from looc_codec.reproduction.rates import TABLE_SUM, ConditionalCoder, StaticCoder, classes_of, integer_tables, measured, uniform_bits
 from looc_codec.reproduction.rows import PAPER_NAMES, TABLES, RowError, build_quantizer, datasets_of, paper_rows, parse_row, printed_row, rows_of
 from looc_codec.reproduction.run import ReproductionError, RowRequest, pictures_for, run_row, run_rows, settings_for
-from looc_codec.reproduction.trainer import ArrayPictures, RowTrainer, TrainSettings, hinge_discriminator_loss, pixel_variance
+from looc_codec.reproduction.trainer import ArrayPictures, FilePictures, RowTrainer, TrainSettings, hinge_discriminator_loss, pixel_variance
 from looc_codec.reproduction.vqvae import VqVae, build_model, plane_codevectors, to_network
 
 SMALL_ROWS = ("vq-16x128", "hvq-16x128", "cvq-16x128", "sq-16x128", "rq-16x128x2", "pq-8x32x4", "looc-16x32", "looc-16x32b2", "looc-16x32-gradient")
@@ -94,6 +99,34 @@ def test_perceptual_loss_without_weights_is_refused(monkeypatch):
         RowTrainer(small_vqgan(), noise_pictures(), TrainSettings(epochs=1, batch=4), photo=True)
 
 
+class _Distance(torch.nn.Module):
+    """Stands for the package's network: what is tested is on which device it is."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, one, two):
+        return ((one - two) ** 2).mean((1, 2, 3), keepdim=True) * self.weight
+
+
+def test_lpips_on_a_device_leaves_that_of_the_cpu_where_it_is(monkeypatch):
+    monkeypatch.setattr(judges, "lpips_missing", lambda: None)
+    monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=_Distance))
+    judges.lpips_network.cache_clear()
+    trainer = RowTrainer(small_vqgan(), noise_pictures(), TrainSettings(epochs=1, batch=4, adversarial=False), "meta", photo=True)
+    assert next(trainer.judge.parameters()).device.type == "meta"
+    pictures = noise_pictures(2).pictures
+    assert judges.lpips_of(pictures, pictures[::-1]).shape == (2,)
+    judges.lpips_network.cache_clear()
+
+
+def test_titles_say_what_limits_leave(tmp_path):
+    photos = PhotoSet("ffhq train, 9 pictures", [tmp_path / f"{number}.png" for number in range(9)])
+    assert FilePictures(photos, limit=4).title == "ffhq train, 9 pictures, the first 4"
+    assert FilePictures(photos, limit=9).title == FilePictures(photos).title == "ffhq train, 9 pictures"
+
+
 def test_reasons_name_the_missing_weights(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(judges.util, "find_spec", lambda name: object())
@@ -121,11 +154,63 @@ def test_rows_decode_from_their_codes(name):
 def test_names_of_rows():
     assert parse_row("looc-256x4b2-gradient").label == "LooC-VAE 256 × 4, beta 2, gradients only"
     assert parse_row("pq-256x4x32").label == "PQ 256 × 4 × 32 books"
-    for wrong in ("", "looc-256", "vq-1024x128x4", "rq-1024x128", "pq-8x4", "vq-8x4b2", "cvq-8x4-gradient", "looc-8x4b5", "looc-1x4", "looc-8x4 "):
+    for wrong in ("", "looc-256", "vq-1024x128x4", "rq-1024x128", "vq-8x4b2", "cvq-8x4-gradient", "looc-8x4b5", "looc-1x4", "looc-8x4 "):
         with pytest.raises(RowError, match="unknown row"):
             parse_row(wrong)
     with pytest.raises(RowError, match="does not fit"):
         build_quantizer(parse_row("vq-16x64"), 128)
+    assert parse_row("cvq-1024x128-unique-offline").label == "CVQ-VAE 1024 × 128, unique anchors, offline"
+    for wrong in ("vq-8x4-unique", "looc-8x4-nothing", "cvq-8x4-l2-l2", "cvq-8x0", "cvq-8x4-"):
+        with pytest.raises(RowError, match="unknown row"):
+            parse_row(wrong)
+
+
+def test_pq_is_known_as_the_paper_writes_it():
+    """K x d* without the number of books: as many as the network's channels have room for."""
+    assert parse_row("pq-256x4") == parse_row("pq-256x4x32")
+    assert parse_row("pq-16x4", 256).name == "pq-16x4x64"
+    with pytest.raises(RowError, match="does not fit a latent of 128 channels"):
+        parse_row("pq-256x3")
+    with pytest.raises(RowError, match="does not fit a latent of 128 channels"):
+        parse_row("pq-256x4x31")
+
+
+def test_rows_of_another_width_have_a_latent_of_that_width():
+    """As CVQ's poster varies the dimension of codevectors."""
+    model = build_model(parse_row("cvq-1024x64"), 3, photo=False)
+    assert model.quantizer.channels == 64 and parameters(model.backbone) == 662_723
+    codes = model.eval().codes(torch.zeros(1, 3, 32, 32))
+    assert codes.shape == (1, 1, 8, 8) and model.reconstruct(codes).shape == (1, 3, 32, 32)
+    with torch.device("meta"):
+        wide = build_model(parse_row("vq-1024x64"), 3, photo=True)
+    assert parameters(wide.backbone.to_latent) + parameters(wide.backbone.from_latent) == (256 + 1) * 64 + (64 + 1) * 256
+
+
+@pytest.mark.parametrize(("option", "expected"), [("unique", {"anchor": "unique"}), ("offline", {"online": False}), ("l2", {"match": "l2"}), ("gradient", {"update": "gradient"})])
+def test_options_of_rows_reach_the_codebook(option, expected):
+    book = build_quantizer(parse_row(f"looc-16x4-{option}"), 128).codebook
+    assert {name: getattr(book, name) for name in expected} == expected
+    assert build_quantizer(parse_row("looc-16x4b2-released"), 128).interp == "released"
+    assert build_quantizer(parse_row("vq-16x128-ema"), 128).codebook.update == "ema"
+
+
+@pytest.mark.parametrize(("table", "dataset", "expected"), [
+    ("2", "ffhq", ["looc-256x4b2", "looc-1024x4b2"]), ("9", "imagenet", ["looc-256x4b2", "looc-1024x4b2"]), ("10", "ffhq", ["looc-1024x4b2"]),
+    ("7", "ffhq", ["looc-256x4b2-gradient", "looc-1024x4b2-gradient"]), ("12", "celeba", ["looc-256x4b2", "looc-1024x4b2"]), ("1", "mnist", ["looc-32x4", "looc-256x4"]),
+    ("6", "ffhq", ["looc-1024x256b2", "looc-256x4", "looc-256x4b2", "looc-256x4b3", "looc-256x4b4"]),
+])  # fmt: skip
+def test_looc_rows_have_the_beta_of_the_printed_figures(table, dataset, expected):
+    rows = [row for row in rows_of(table, dataset) if row.method == "looc"]
+    assert [row.name for row in rows] == expected
+    assert all(printed_row(table, dataset, row) is not None for row in rows)
+    if table == "2":
+        assert printed_row("2", "ffhq", rows[0]).figures["PSNR"] == printed_row("6", "ffhq", rows[0]).figures["PSNR"] == 27.73
+        assert printed_row("2", "ffhq", parse_row("looc-256x4", 256)) is None, "print has no figure of beta 1 there"
+
+
+def test_table_12_as_its_text_reads():
+    found = {row.name: printed_row("12", "celeba", row).figures["rFID"] for row in rows_of("12", "celeba")}
+    assert found == {"looc-256x4b2": 5.66, "looc-1024x4b2": 3.86}
 
 
 def test_every_row_of_every_table_can_be_built_and_is_printed():
@@ -134,7 +219,7 @@ def test_every_row_of_every_table_can_be_built_and_is_printed():
             for row in rows_of(table, dataset):
                 channels = 128 if dataset in ("mnist", "fashion-mnist", "cifar10") else 256
                 assert build_quantizer(row, channels).channels == channels
-                assert printed_row(table, dataset, row) is not None or table == "12"
+                assert printed_row(table, dataset, row) is not None
 
 
 def test_printed_figures():
@@ -145,8 +230,10 @@ def test_printed_figures():
     assert printed_row("6", "ffhq", parse_row("looc-256x4b3")).figures["rFID"] == 1.89
     assert printed_row("5", "cifar10", parse_row("looc-8x128")) is None
     assert {row.dataset for row in paper_rows("1")} <= set(PAPER_NAMES.values())
-    with pytest.raises(RowError, match="unknown table"):
+    with pytest.raises(RowError, match="table 11 is about generation, which looc does not train yet.*46.78.*15.17.*17.52"):
         paper_rows("11")
+    with pytest.raises(RowError, match="unknown table"):
+        paper_rows("13")
 
 
 # --- rates ----------------------------------------------------------------------------------------------------------
@@ -376,6 +463,23 @@ def test_an_interrupted_row_goes_on(data, tmp_path, monkeypatch):
     assert steps == [0, 1, 2]
 
 
+def test_a_network_trained_on_another_set_is_not_trained_again(data, tmp_path, monkeypatch):
+    """Table 12: CelebA is a test of FFHQ's networks. Here MNIST's network is tested under another name."""
+    monkeypatch.setattr(run_module, "TRAINED_ON", {"fashion-mnist": "mnist"})
+    write_mnist(tmp_path / "sets", "FashionMNIST", counts=(16, 16))
+    first = request(data, tmp_path)
+    result = run_row(first, pictures_for("mnist", data, first.settings))
+    monkeypatch.setattr(RowTrainer, "step", lambda self: pytest.fail("trained again"))
+    other = dataclasses.replace(first, dataset="fashion-mnist", data=tmp_path / "sets")
+    tested = run_row(other, (pictures_for("mnist", data, first.settings)[0], run_module.open_pictures("fashion-mnist", tmp_path / "sets", "test", None)))
+    assert tested["steps"] == result["steps"] and tested["codes_sha256"] != result["codes_sha256"]
+    assert (other.folder / "result.json").exists() and not (other.folder / "checkpoint.safetensors").exists()
+    longer = dataclasses.replace(other, row=first.row, settings=dataclasses.replace(first.settings, epochs=9.0))
+    (other.folder / "result.json").unlink()
+    with pytest.raises(ReproductionError, match="other settings"):
+        run_row(longer, pictures_for("mnist", data, first.settings))
+
+
 def test_too_few_pictures_for_a_batch(data, tmp_path):
     asked = request(data, tmp_path, batch=64)
     with pytest.raises(ModelError, match="fewer than one batch of 64"):
@@ -461,6 +565,8 @@ def test_command(data, tmp_path):
     assert done.exit_code == 0, done.output
     assert [path.rsplit("/", 1)[-1] for path in json.loads(done.stdout)["written"]] == ["table-1.json", "table-1.csv", "table-1.md"]
     assert run("1", "--dataset", "cifar10", "--epochs", "1").exit_code == 1
-    for wrong in (("11",), ("1", "--dataset", "kodak"), ("1", "--dataset", "ffhq"), ("1", "--epochs", "1", "--time-budget", "1")):
+    generation = run("11")
+    assert generation.exit_code == 1 and "table 11 is about generation" in generation.stderr
+    for wrong in (("13",), ("1", "--dataset", "kodak"), ("1", "--dataset", "ffhq"), ("1", "--epochs", "1", "--time-budget", "1")):
         assert run(*wrong).exit_code == 2
     assert run("1", "--rows", "looc").exit_code == 1

@@ -27,7 +27,7 @@ def reproduce(
     table: Annotated[
         str,
         typer.Argument(
-            metavar="TABLE", help="1, 2, 3, 4, 5, 6, 7, 8, 9, 10 or 12 of the LooC paper, or analyses for the plots."
+            metavar="TABLE", help="1 to 10 or 12 of the LooC paper, or analyses for the plots. (11 is about generation.)"
         ),
     ],
     data: Annotated[
@@ -54,8 +54,8 @@ def reproduce(
         typer.Option(
             "--rows",
             metavar="LIST",
-            help="Rows, with commas between them: such as cvq-1024x128, looc-256x4, rq-1024x128x4, pq-256x4x32 or"
-            " looc-256x4b2. Default: those of the table.",
+            help="Rows, with commas between them: such as cvq-1024x128, looc-256x4, rq-1024x128x4, pq-256x4, looc-256x4b2"
+            " or cvq-1024x128-unique-offline. Default: those of the table.",
         ),
     ] = None,
     epochs: Annotated[
@@ -108,6 +108,9 @@ def reproduce(
         raise typer.BadParameter("give --epochs or --time-budget, not both")
     from looc_codec.reproduction import rows as known
 
+    if table in known.GENERATION_TABLES:
+        # It is a table of the paper, so the answer is what stands in its way, not that there is none.
+        known.paper_rows(table)
     if table != ANALYSES and table not in known.TABLES:
         raise typer.BadParameter(f"unknown table {table!r}; known are {', '.join(known.TABLES)} and {ANALYSES}")
     for name in dataset or ():
@@ -121,17 +124,18 @@ def reproduce(
         written = draw_analyses(out, data, dataset)
         _tell(written, quiet=quiet, as_json=as_json)
         return
-    wanted = None if rows is None else [known.parse_row(name.strip()) for name in rows.split(",") if name.strip()]
+    wanted = None if rows is None else [name.strip() for name in rows.split(",") if name.strip()]
     requests = []
     for name in dataset or known.datasets_of(table):
+        chosen = known.rows_of(table, name)
+        if wanted is not None:
+            chosen = [known.parse_row(row, known.latent_channels(name)) for row in wanted]
         settings = settings_for(
             name, epochs=epochs, minutes=time_budget, batch=batch, seed=seed, bf16=bf16, limit=limit,
             test_limit=test_limit,
             perceptual=perceptual, adversarial=gan,
         )  # fmt: skip
-        requests += [
-            RowRequest(row, name, data, out, settings, device.value) for row in wanted or known.rows_of(table, name)
-        ]
+        requests += [RowRequest(row, name, data, out, settings, device.value) for row in chosen]
     if not requests:
         raise typer.BadParameter(
             f"table {table} has no row for {', '.join(dataset or ['any data set'])}; name rows with --rows"

@@ -15,6 +15,9 @@ from looc_codec.cli.options import Device, DeviceOption, JsonOption, QuietOption
 from looc_codec.cli.printing import note, print_json
 from looc_codec.errors import ModelError
 
+DEFAULT_CROP = 192
+"""Side in pixels of the training crops of pictures that are larger."""
+
 EXAMPLES = (
     Example(
         "looc train --data photos/ --out a --time-budget 60", "an hour, from nothing; Ctrl-C keeps what is learnt."
@@ -125,14 +128,14 @@ def train(
     ] = None,
     batch: Annotated[int, typer.Option("--batch", metavar="N", parser=whole(1), help="Crops in a batch.")] = 8,
     crop: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--crop",
             metavar="N",
-            parser=whole(32),
-            help="Side of the training crops in pixels, a multiple of 16 from 32 up.",
+            parser=whole(16),
+            help="Side of the training crops in pixels, a multiple of 16. [default: 192, or what small pictures hold]",
         ),
-    ] = 192,
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", parser=whole(0), help="Start of all random numbers.")] = 0,
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", parser=whole(1), help="Use only so many pictures.")
@@ -188,10 +191,11 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a codec; Ctrl-C keeps a valid checkpoint, --resume goes on from it."""
-    if crop % 16:
+    if crop is not None and crop % 16:
         raise typer.BadParameter(f"--crop {crop} is not a multiple of 16")
     if steps is not None and time_budget is not None:
         raise typer.BadParameter("give --steps or --time-budget, not both")
+    from looc_codec.datasets import SMALL_SIDES
     from looc_codec.training.loop import TrainOptions, has_fast_bf16
     from looc_codec.training.parallel import end_process
     from looc_codec.training.run import RunRequest
@@ -204,7 +208,7 @@ def train(
         minutes=None if steps else (time_budget or 30.0),
         steps=steps,
         batch=batch,
-        crop=crop,
+        crop=crop or SMALL_SIDES.get(dataset.value, DEFAULT_CROP) // 16 * 16,
         seed=seed,
         bf16=has_fast_bf16(device.value) if bf16 is None else bf16,
         optimizer=optimizer.value,

@@ -23,7 +23,7 @@ from looc_codec.quantizers.gradients import Gradient, rotated, straight_through
 from looc_codec.quantizers.search import Match
 
 Update = Literal["cvq", "ema", "near", "gradient"]
-Anchor = Literal["closest", "random", "probrandom"]
+Anchor = Literal["closest", "random", "unique", "probability"]
 
 REVIVAL = 10.0
 REVIVAL_OFFSET = 1e-3
@@ -51,9 +51,10 @@ class LearnedCodebook(nn.Module):
     - `update`: "gradient" (default): the optimiser moves codevectors through the loss. "cvq": so it does, and unused
       codevectors move to features of the batch, their anchors. "near": so it does, and every 20 steps the least used
       codevector moves beside the most used one. "ema": codevectors are moving averages of their units, without gradient.
-    - `anchor`, for "cvq": the "closest" (default) feature of the batch, a "random" one from a pool of K features, or
-      "probrandom", one draw from the softmax of the similarities. `online`: update in every training step (default), or
-      False: in the first one only.
+    - `anchor`, for "cvq", by the names of CVQ's poster: the "closest" (default) feature of the batch; a "random" one,
+      which several codevectors may share; a "unique" one, no two alike, from a pool of K features (the released code's
+      "random"); or by "probability", one draw from the softmax of the similarities (released: "probrandom"). `online`:
+      update in every training step (default), or False: in the first one only.
     - `restart_below`, for "ema" (default 0, never): a codevector whose moving count falls below it becomes a random unit
       of the batch, with a count of one.
     - `gradient`: "straight-through" (default) or "rotation" (Fifty et al. 2024), per unit.
@@ -101,7 +102,7 @@ class LearnedCodebook(nn.Module):
         if update == "cvq":
             self.register_buffer("use", torch.zeros(size))
             self.register_buffer("updates", torch.tensor(0))
-            if anchor == "random":
+            if anchor == "unique":
                 self.register_buffer("pool", torch.zeros(size, dim))
                 self.register_buffer("pooled", torch.tensor(0))
         elif update == "near":
@@ -205,8 +206,10 @@ class LearnedCodebook(nn.Module):
         self.use.lerp_(share, 1 - self.decay)
         weight = torch.exp(-REVIVAL * self.size * self.use / (1 - self.decay) - REVIVAL_OFFSET)
         moving = (weight > LEAST_ANCHOR_WEIGHT).nonzero().flatten()
-        if self.anchor == "random":
+        if self.anchor == "unique":
             anchors = self.draw_from_pool(units)[moving]
+        elif self.anchor == "random":
+            anchors = units[torch.randint(len(units), (len(moving),), device=units.device)]
         elif len(moving):
             anchors = units[self.anchor_of(units, self.codevectors[moving])]
         if len(moving):
@@ -224,7 +227,7 @@ class LearnedCodebook(nn.Module):
         for start, part in zip(range(0, len(units), chunk), units.split(chunk), strict=True):
             # One row for each codevector: similarity is symmetric, and the largest of a row is found ten times as fast.
             similarity = self.similarity(codevectors, part)
-            if self.anchor == "probrandom":
+            if self.anchor == "probability":
                 similarity = similarity - torch.empty_like(similarity).exponential_().log()
             index = search.largest_of_rows(similarity)
             largest = similarity.gather(1, index[:, None])[:, 0]

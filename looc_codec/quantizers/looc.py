@@ -86,8 +86,8 @@ class LooCQuantizer(Quantizer):
       interpolation and pooling follow the lookup as one fixed blur; `interp` then makes no difference.
     - `update`: "cvq" (default): gradients, and unused codevectors move to features of the batch, their anchors.
       "ema": codevectors are moving averages of their units, without gradient. "gradient": gradients only.
-    - `anchor`, for "cvq": the "closest" (default) feature of the batch, a "random" one from a pool of K features, or
-      "probrandom", one draw from the softmax of the similarities.
+    - `anchor`, for "cvq": the "closest" (default) feature of the batch, a "random" or "unique" one, or one drawn by
+      "probability" (`LearnedCodebook`).
     - `online`, for "cvq": update in every training step (default), or False: in the first one only.
     - `gradient`: "straight-through" (default) or "rotation" (Fifty et al. 2024), per unit.
     - `codebook_weight` (1), `commitment_weight` (0.25; mu of paper eq. 3), `contrastive_weight` (0; CVQ's extra loss),

@@ -5,7 +5,7 @@ baseline with learned books in LooC (section 3.1, eq. 2; tables 1 and 10).
 
     z(i, j) = [v_1, ..., v_m], v_q of d* = d / m channels;  z_hat(i, j) = [c_1(k_1), ..., c_m(k_m)], k_q chosen in book q
 
-Losses are summed over books and books learn by CVQ's rule with anchors "probrandom" and cosine match, as in LooC's
+Losses are summed over books and books learn by CVQ's rule with anchors drawn by "probability" and cosine match, as in LooC's
 release. Two facts of that release are not repeated: it cuts image rows of single channels instead of groups of
 channels (a slip of layout), so its printed PQ rows come from a damaged baseline; and it divides K by m without saying
 so, which is an option here: `size_of`.
@@ -44,7 +44,7 @@ class PQQuantizer(Quantizer):
         size_of: SizeOf = "book",
         match: Match = "cosine",
         update: Update = "cvq",
-        anchor: Anchor = "probrandom",
+        anchor: Anchor = "probability",
         decay: float = 0.99,
         gradient: Gradient = "straight-through",
         codebook_weight: float = 1.0,

@@ -21,8 +21,9 @@ from looc_codec.files import write_atomically
 from looc_codec.reproduction.evaluation import PROTOCOLS, Quality, QualityMeter
 from looc_codec.reproduction.rates import ConditionalCoder, StaticCoder, measured, uniform_bits
 from looc_codec.reproduction.rows import Row
-from looc_codec.reproduction.trainer import ArrayPictures, FilePictures, Pictures, RowTrainer, TrainSettings
+from looc_codec.reproduction.trainer import ArrayPictures, FilePictures, Pictures, RowTrainer, TrainSettings, limited_title
 from looc_codec.reproduction.vqvae import VqVae, build_model, plane_codevectors, to_network
+from looc_codec.training.checkpoint import read_meta
 
 RESULT = "result.json"
 CHECKPOINT = "checkpoint.safetensors"
@@ -31,6 +32,8 @@ FORMAT = "looc-reproduction 1"
 TABLE_PICTURES = 5_000
 """Training pictures whose codes make the tables of the range coder."""
 EVALUATION_BATCH = 128
+TRAINED_ON = {"celeba": "ffhq"}
+"""Data sets that networks of another one are tested on."""
 
 
 class ReproductionError(LoocError):
@@ -52,6 +55,11 @@ class RowRequest:
     def folder(self) -> Path:
         return self.out / "rows" / self.dataset / self.row.name
 
+    @property
+    def checkpoint(self) -> Path:
+        """Where the trained network lies: with the data set that it is trained on, so that Table 12 takes Table 2's."""
+        return self.out / "rows" / TRAINED_ON.get(self.dataset, self.dataset) / self.row.name / CHECKPOINT
+
 
 Stage = Callable[[float | None, str], None]
 """Told of the part done (None: unknown) and of what is happening."""
@@ -62,12 +70,12 @@ def open_pictures(dataset: str, data: Path, split: str, limit: int | None) -> Pi
     if dataset in PHOTO_SETS:
         return FilePictures(list_photos(dataset, data, split), limit=limit)
     found = load_small(dataset, data, split)
-    return ArrayPictures(found.title if limit is None else f"{found.title}, the first {min(limit, len(found.pictures))}", found.pictures[:limit])
+    return ArrayPictures(limited_title(found.title, len(found.pictures), limit), found.pictures[:limit])
 
 
 def pictures_for(dataset: str, data: Path, settings: TrainSettings) -> tuple[Pictures, Pictures]:
-    """Training and test pictures; those of CelebA are trained on FFHQ, as in the paper's Table 12."""
-    train = open_pictures("ffhq" if dataset == "celeba" else dataset, data, "train", settings.limit)
+    """Training and test pictures; CelebA is a test of networks trained on FFHQ, as in the paper's Table 12."""
+    train = open_pictures(TRAINED_ON.get(dataset, dataset), data, "train", settings.limit)
     return train, open_pictures(dataset, data, "test", settings.test_limit)
 
 
@@ -112,9 +120,10 @@ def run_row(request: RowRequest, pictures: tuple[Pictures, Pictures], stage: Sta
     photo = request.dataset in PHOTO_SETS
     model = build_model(request.row, train.take(np.zeros(1, np.int64)).shape[-1], photo=photo)
     trainer = RowTrainer(model, train, request.settings, request.device, photo=photo)
-    checkpoint = request.folder / CHECKPOINT
+    checkpoint = request.checkpoint
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
-        _require_same_settings(checkpoint, request.settings)
+        _require_same_settings(checkpoint, request.settings, own=checkpoint.parent == request.folder)
     trainer.run(checkpoint, lambda part, words: stage(0.9 * part, f"{request.row.name}: {words}"))
     result = {
         "format": FORMAT, "version": looc_codec.__version__, "row": request.row.name, "label": request.row.label, "note": request.row.note,
@@ -128,12 +137,12 @@ def run_row(request: RowRequest, pictures: tuple[Pictures, Pictures], stage: Sta
     return result
 
 
-def _require_same_settings(checkpoint: Path, settings: TrainSettings) -> None:
-    from looc_codec.training.checkpoint import read_meta
-
+def _require_same_settings(checkpoint: Path, settings: TrainSettings, *, own: bool) -> None:
+    """ReproductionError where a checkpoint is of other settings. A row's own may be given a larger budget; what it is tested on
+    makes no other network."""
     stored = read_meta(checkpoint)["settings"]
-    budget = {"epochs": None, "minutes": None}
-    if {**stored, **budget} != {**asdict(settings), **budget}:
+    free = {"test_limit": None} | ({"epochs": None, "minutes": None} if own else {})
+    if {**stored, **free} != {**asdict(settings), **free}:
         raise ReproductionError(f"{checkpoint} was made with other settings ({_words(stored)}); give the same ones, or another --out")
 
 

@@ -75,6 +75,11 @@ class ArrayPictures:
         return self.pictures[indices]
 
 
+def limited_title(title: str, count: int, limit: int | None) -> str:
+    """The title of a set of `count` pictures of which the first `limit` are used."""
+    return title if limit is None or limit >= count else f"{title}, the first {limit}"
+
+
 @dataclass(frozen=True)
 class FilePictures:
     """Photographs read when needed: the middle square, resized to `side`."""
@@ -85,7 +90,7 @@ class FilePictures:
 
     @property
     def title(self) -> str:
-        return self.photos.title
+        return limited_title(self.photos.title, len(self.photos.paths), self.limit)
 
     def __len__(self) -> int:
         return len(self.photos.paths[: self.limit])
@@ -131,7 +136,7 @@ class RowTrainer:
         self.optimizer = torch.optim.Adam([value for value in model.parameters() if value.requires_grad], rate, betas)
         self.step_count, self.seconds = 0, 0.0
         self.variance = 1.0 if photo else pixel_variance(pictures)
-        self.judge = lpips_network().to(device) if photo and settings.perceptual else None
+        self.judge = lpips_network(device) if photo and settings.perceptual else None
         self.discriminator = PatchDiscriminator().to(device) if photo and settings.adversarial else None
         if self.discriminator is not None:
             self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), rate, betas)
