@@ -15,15 +15,17 @@ from test_datasets import write_mnist
 
 from looc_codec.datasets import PhotoSet
 from looc_codec.errors import LoocError, ModelError
+from looc_codec.format.index_grid import TABLE_BITS, GridCoder
 from looc_codec.quantizers.looc import LooCQuantizer
 from looc_codec.reproduction import judges, plots, tables
 from looc_codec.reproduction import run as run_module
 from looc_codec.reproduction.backbones import PatchDiscriminator, SmallBackbone, VqganBackbone
 from looc_codec.reproduction.evaluation import QualityMeter, errors, gaussian_ssim, psnr_of, rounded, through_jpeg, truncated, uniform_ssim
-from looc_codec.reproduction.rates import TABLE_SUM, ConditionalCoder, StaticCoder, classes_of, integer_tables, measured, uniform_bits
+from looc_codec.reproduction.rates import StaticCoder, classes_of, fitted_tables, integer_tables, measured, uniform_bits
 from looc_codec.reproduction.rows import PAPER_NAMES, TABLES, RowError, build_quantizer, datasets_of, paper_rows, parse_row, printed_row, rows_of
 from looc_codec.reproduction.run import ReproductionError, RowRequest, pictures_for, run_row, run_rows, settings_for
-from looc_codec.reproduction.trainer import ArrayPictures, FilePictures, RowTrainer, TrainSettings, hinge_discriminator_loss, pixel_variance
+from looc_codec.reproduction.batches import ArrayPictures, EpochBatches, FilePictures, pixel_variance
+from looc_codec.reproduction.trainer import RowTrainer, TrainSettings, hinge_discriminator_loss
 from looc_codec.reproduction.vqvae import VqVae, build_model, plane_codevectors, to_network
 
 SMALL_ROWS = ("vq-16x128", "hvq-16x128", "cvq-16x128", "sq-16x128", "rq-16x128x2", "pq-8x32x4", "looc-16x32", "looc-16x32b2", "looc-16x32-gradient")
@@ -70,14 +72,14 @@ def test_vqgan_trains_with_a_discriminator(tmp_path):
     settings = TrainSettings(epochs=3, batch=1, perceptual=False, adversarial_start=1)
     torch.manual_seed(0)
     pictures = noise_pictures(count=1, side=32)
-    trainer = RowTrainer(small_vqgan(), pictures, settings, photo=True)
+    trainer = RowTrainer(small_vqgan(), EpochBatches(pictures, 1, 42, "cpu"), settings, photo=True)
     before = [value.detach().clone() for value in trainer.discriminator.parameters()]
     trainer.step()
     assert all(torch.equal(old, new) for old, new in zip(before, trainer.discriminator.parameters(), strict=True)), "it starts at step 1"
     trainer.run(tmp_path / "checkpoint.safetensors")
     assert trainer.step_count == 3
     assert any(not torch.equal(old, new) for old, new in zip(before, trainer.discriminator.parameters(), strict=True))
-    again = RowTrainer(small_vqgan(), pictures, settings, photo=True)
+    again = RowTrainer(small_vqgan(), trainer.batches, settings, photo=True)
     again.resume(tmp_path / "checkpoint.safetensors")
     assert all(torch.equal(one, two) for one, two in zip(trainer.discriminator.state_dict().values(), again.discriminator.state_dict().values(), strict=True))
 
@@ -96,7 +98,7 @@ def test_perceptual_loss_without_weights_is_refused(monkeypatch):
     monkeypatch.setattr(judges, "lpips_missing", lambda: "the package lpips is not installed")
     judges.lpips_network.cache_clear()
     with pytest.raises(ModelError, match="lpips is not installed; --no-perceptual"):
-        RowTrainer(small_vqgan(), noise_pictures(), TrainSettings(epochs=1, batch=4), photo=True)
+        RowTrainer(small_vqgan(), EpochBatches(noise_pictures(), 4, 42, "cpu"), TrainSettings(epochs=1, batch=4), photo=True)
 
 
 class _Distance(torch.nn.Module):
@@ -114,7 +116,8 @@ def test_lpips_on_a_device_leaves_that_of_the_cpu_where_it_is(monkeypatch):
     monkeypatch.setattr(judges, "lpips_missing", lambda: None)
     monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=_Distance))
     judges.lpips_network.cache_clear()
-    trainer = RowTrainer(small_vqgan(), noise_pictures(), TrainSettings(epochs=1, batch=4, adversarial=False), "meta", photo=True)
+    batches = EpochBatches(noise_pictures(), 4, 42, "meta")
+    trainer = RowTrainer(small_vqgan(), batches, TrainSettings(epochs=1, batch=4, adversarial=False), "meta", photo=True)
     assert next(trainer.judge.parameters()).device.type == "meta"
     pictures = noise_pictures(2).pictures
     assert judges.lpips_of(pictures, pictures[::-1]).shape == (2,)
@@ -251,7 +254,7 @@ def correlated_codes(count: int, planes: int, size: int, seed: int) -> np.ndarra
 def test_coded_bytes_decode_to_the_codes(planes, size):
     train, test = correlated_codes(60, planes, size, 1), correlated_codes(20, planes, size, 2)
     codevectors = np.tile(np.arange(size, dtype=float)[None, :, None], (planes, 1, 2))
-    for coder in (StaticCoder(train, size), ConditionalCoder(train, codevectors)):
+    for coder in (StaticCoder(train, size), GridCoder(fitted_tables(train, codevectors))):
         data = coder.encode(test)
         assert np.array_equal(coder.decode(data, test.shape), test)
         rate = measured(coder, test)
@@ -263,7 +266,7 @@ def test_conditional_tables_beat_static_ones_which_beat_uniform_bits():
     train, test = correlated_codes(600, 3, 64, 1), correlated_codes(200, 3, 64, 2)
     codevectors = np.tile(np.arange(64, dtype=float)[None, :, None], (3, 1, 1))
     static = 8 * measured(StaticCoder(train, 64), test).stream_bytes
-    conditional = 8 * measured(ConditionalCoder(train, codevectors), test).stream_bytes
+    conditional = 8 * measured(GridCoder(fitted_tables(train, codevectors)), test).stream_bytes
     assert conditional < 0.95 * static
     assert static < uniform_bits(test.shape, (64,))
 
@@ -288,7 +291,7 @@ def test_a_damaged_stream_decodes_to_other_codes():
 
 def test_integer_tables_are_legal():
     tables_ = integer_tables(np.array([[0.0, 0, 0], [1e9, 1, 0], [1, 1, 1]]))
-    assert (tables_.sum(1) == TABLE_SUM).all() and tables_.min() >= 1
+    assert (tables_.sum(1) == 2**TABLE_BITS).all() and tables_.min() >= 1
 
 
 def test_classes_hold_neighbours():
@@ -398,7 +401,7 @@ def test_training_resumes_exactly(data, tmp_path, one_thread):
 
     def trainer():
         torch.manual_seed(3)
-        return RowTrainer(build_model(parse_row("cvq-16x128"), 1, photo=False), pictures, settings)
+        return RowTrainer(build_model(parse_row("cvq-16x128"), 1, photo=False), EpochBatches(pictures, 16, 3, "cpu"), settings)
 
     whole, first = trainer(), trainer()
     whole.run(tmp_path / "whole.safetensors")
@@ -416,7 +419,7 @@ def test_training_resumes_exactly(data, tmp_path, one_thread):
 def test_training_lowers_the_loss(data):
     pictures = ArrayPictures("stripes", np.uint8(np.indices((1, 28, 28, 1))[2] * 9).repeat(16, 0))
     torch.manual_seed(0)
-    trainer = RowTrainer(build_model(parse_row("looc-16x32"), 1, photo=False), pictures, TrainSettings(epochs=25, batch=16))
+    trainer = RowTrainer(build_model(parse_row("looc-16x32"), 1, photo=False), EpochBatches(pictures, 16, 42, "cpu"), TrainSettings(epochs=25, batch=16))
     found = [trainer.step()["psnr_db"] for _ in range(25)]
     assert found[-1] > found[0] + 3
 

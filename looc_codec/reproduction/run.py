@@ -15,19 +15,24 @@ import numpy as np
 import torch
 
 import looc_codec
+from looc_codec.codec.model import write_model
 from looc_codec.datasets import PHOTO_SETS, list_photos, load_small
 from looc_codec.errors import LoocError, ModelError
 from looc_codec.files import write_atomically
+from looc_codec.format.index_grid import GridCoder
+from looc_codec.reproduction.batches import ArrayPictures, EpochBatches, FilePictures, Pictures, limited_title
 from looc_codec.reproduction.evaluation import PROTOCOLS, Quality, QualityMeter
-from looc_codec.reproduction.rates import ConditionalCoder, StaticCoder, measured, uniform_bits
+from looc_codec.reproduction.export import can_be_exported, grid_model, table_batches
+from looc_codec.reproduction.rates import StaticCoder, fitted_tables, measured, uniform_bits
 from looc_codec.reproduction.rows import Row
-from looc_codec.reproduction.trainer import ArrayPictures, FilePictures, Pictures, RowTrainer, TrainSettings, limited_title
+from looc_codec.reproduction.trainer import RowTrainer, TrainSettings
 from looc_codec.reproduction.vqvae import VqVae, build_model, plane_codevectors, to_network
 from looc_codec.training.checkpoint import read_meta
 
 RESULT = "result.json"
 CHECKPOINT = "checkpoint.safetensors"
 CODES = "codes.npz"
+WEIGHTS = "weights.safetensors"
 FORMAT = "looc-reproduction 1"
 TABLE_PICTURES = 5_000
 """Training pictures whose codes make the tables of the range coder."""
@@ -118,13 +123,22 @@ def run_row(request: RowRequest, pictures: tuple[Pictures, Pictures], stage: Sta
     train, test = pictures
     torch.manual_seed(request.settings.seed)
     photo = request.dataset in PHOTO_SETS
-    model = build_model(request.row, train.take(np.zeros(1, np.int64)).shape[-1], photo=photo)
-    trainer = RowTrainer(model, train, request.settings, request.device, photo=photo)
+    batches = EpochBatches(train, request.settings.batch, request.settings.seed, request.device)
+    model = build_model(request.row, batches.image_channels, photo=photo)
+    trainer = RowTrainer(model, batches, request.settings, request.device, photo=photo)
     checkpoint = request.checkpoint
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
         _require_same_settings(checkpoint, request.settings, own=checkpoint.parent == request.folder)
-    trainer.run(checkpoint, lambda part, words: stage(0.9 * part, f"{request.row.name}: {words}"))
+
+    def told(part: float, figures: dict[str, float]) -> None:
+        stage(0.9 * part, f"{request.row.name}: step {trainer.step_count}, loss {figures['loss']:.3f}, {figures['psnr_db']:.2f} dB")
+
+    trainer.run(checkpoint, told)
+    if can_be_exported(model.quantizer) and checkpoint.parent == request.folder:
+        stage(0.9, f"{request.row.name}: writing its weights file")
+        description = f"{request.row.label}, trained on {train.title}"
+        write_model(grid_model(model, request.row.name, table_batches(batches, model.backbone.positions_per_side), description), request.folder / WEIGHTS)
     result = {
         "format": FORMAT, "version": looc_codec.__version__, "row": request.row.name, "label": request.row.label, "note": request.row.note,
         "dataset": request.dataset, "train": train.title, "test": test.title, "settings": asdict(request.settings),
@@ -182,7 +196,7 @@ def evaluate(model: VqVae, train: Pictures, test: Pictures, request: RowRequest,
     pixels = len(test) * height * width
     sizes = model.quantizer.codebook_sizes
     codevectors = plane_codevectors(model.quantizer, codes.shape[1], max(1, codes.shape[2] * model.backbone.positions_per_side // height))
-    coders = {"static": StaticCoder(table_codes, max(sizes)), "conditional": ConditionalCoder(table_codes, codevectors)}
+    coders = {"static": StaticCoder(table_codes, max(sizes)), "conditional": GridCoder(fitted_tables(table_codes, codevectors))}
     rates: dict[str, Any] = {"uniform": {"bpp": uniform_bits(codes.shape, sizes) / pixels}}
     for name, coder in coders.items():
         rate = measured(coder, codes)
@@ -206,7 +220,11 @@ def settings_for(dataset: str, *, epochs: float | None, minutes: float | None, b
     if epochs is None and minutes is None:
         epochs = 100.0 if photo else 500.0
     start = 250_001 if dataset == "imagenet" else 30_001
-    return TrainSettings(epochs, minutes, batch or ((12 if dataset == "imagenet" else 3) if photo else 1024), seed, bf16, limit, test_limit, perceptual, adversarial, start)
+    batch = batch or ((12 if dataset == "imagenet" else 3) if photo else 1024)
+    return TrainSettings(
+        epochs=epochs, minutes=minutes, batch=batch, seed=seed, bf16=bf16, limit=limit, test_limit=test_limit, perceptual=perceptual, adversarial=adversarial,
+        adversarial_start=start,
+    )  # fmt: skip
 
 
 def run_rows(requests: Sequence[RowRequest], stage: Callable[[float, str], None]) -> Iterator[dict[str, Any]]:

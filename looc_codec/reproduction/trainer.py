@@ -7,19 +7,18 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from looc_codec.datasets import PhotoSet
 from looc_codec.errors import ModelError
 from looc_codec.quantizers.sq import SQQuantizer, sq_reconstruction_loss
 from looc_codec.reproduction.backbones import PatchDiscriminator
+from looc_codec.reproduction.batches import Batches
 from looc_codec.reproduction.judges import lpips_network
-from looc_codec.reproduction.vqvae import VqVae, to_network
+from looc_codec.reproduction.vqvae import VqVae
 from looc_codec.training.checkpoint import load_checkpoint, read_meta, save_checkpoint
 
 SMALL_RATE = 3e-4
@@ -27,20 +26,20 @@ PHOTO_RATE_PER_PICTURE = 4.5e-6
 LARGEST_ADAPTIVE_WEIGHT = 1e4
 ADVERSARIAL_WEIGHT = 0.8
 SAVE_SECONDS = 60.0
-PHOTO_SIDE = 256
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """How a row is trained and tested; the same for all rows of a table.
 
-    Either `epochs` (fractions allowed) or `minutes` is given. `perceptual` (LPIPS) and `adversarial` concern
-    photographs only; the discriminator starts at step `adversarial_start`. `limit` and `test_limit` keep the first so
+    One of `epochs` (fractions allowed), `steps` and `minutes` is given. `perceptual` (LPIPS) and `adversarial` concern
+    photographs only; the discriminator starts at step `adversarial_start`. `rate_factor` is one on the learning rates. `limit` and `test_limit` keep the first so
     many training and test pictures.
     """
 
     epochs: float | None = None
     minutes: float | None = None
+    steps: int | None = None
     batch: int = 1024
     seed: int = 42
     bf16: bool = False
@@ -49,54 +48,7 @@ class TrainSettings:
     perceptual: bool = True
     adversarial: bool = True
     adversarial_start: int = 30_001
-
-
-class Pictures(Protocol):
-    """Pictures by number: `take` gives `(B, H, W, c)` uint8."""
-
-    title: str
-
-    def __len__(self) -> int: ...
-
-    def take(self, indices: np.ndarray) -> np.ndarray: ...
-
-
-@dataclass(frozen=True)
-class ArrayPictures:
-    """Pictures `(n, H, W, c)` uint8 in memory."""
-
-    title: str
-    pictures: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def take(self, indices: np.ndarray) -> np.ndarray:
-        return self.pictures[indices]
-
-
-def limited_title(title: str, count: int, limit: int | None) -> str:
-    """The title of a set of `count` pictures of which the first `limit` are used."""
-    return title if limit is None or limit >= count else f"{title}, the first {limit}"
-
-
-@dataclass(frozen=True)
-class FilePictures:
-    """Photographs read when needed: the middle square, resized to `side`."""
-
-    photos: PhotoSet
-    side: int = PHOTO_SIDE
-    limit: int | None = None
-
-    @property
-    def title(self) -> str:
-        return limited_title(self.photos.title, len(self.photos.paths), self.limit)
-
-    def __len__(self) -> int:
-        return len(self.photos.paths[: self.limit])
-
-    def take(self, indices: np.ndarray) -> np.ndarray:
-        return np.stack([self.photos.crop(int(index), self.side) for index in indices])
+    rate_factor: float = 1.0
 
 
 # --- losses ---------------------------------------------------------------------------------------------------------
@@ -116,26 +68,25 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -
 
 # --- the loop -------------------------------------------------------------------------------------------------------
 
-Progress = Callable[[float, str], None]
+Progress = Callable[[float, dict[str, float]], None]
+"""Told of the part of the budget that is spent and of a step's figures."""
 
 
 class RowTrainer:
     """Model, optimizers and counters of one row; `run` trains to the end of the budget or goes on from a checkpoint."""
 
-    def __init__(self, model: VqVae, pictures: Pictures, settings: TrainSettings, device: str = "cpu", *, photo: bool = False) -> None:
-        if (settings.epochs is None) == (settings.minutes is None):
-            raise ModelError("give either a number of epochs or a number of minutes")
-        if len(pictures) < settings.batch:
-            raise ModelError(f"{pictures.title}: fewer than one batch of {settings.batch}; choose a smaller --batch")
+    def __init__(self, model: VqVae, batches: Batches, settings: TrainSettings, device: str = "cpu", *, photo: bool = False) -> None:
+        if [settings.epochs, settings.minutes, settings.steps].count(None) != 2:
+            raise ModelError("give one of a number of epochs, of steps and of minutes")
         self.model = model.to(device, memory_format=torch.channels_last)
-        self.pictures, self.settings, self.device, self.photo = pictures, settings, device, photo
-        self.steps_per_epoch = len(pictures) // settings.batch
-        self.total_steps = None if settings.epochs is None else max(1, round(settings.epochs * self.steps_per_epoch))
-        rate = PHOTO_RATE_PER_PICTURE * settings.batch if photo else SMALL_RATE
+        self.batches, self.settings, self.device, self.photo = batches, settings, device, photo
+        self.total_steps = settings.steps if settings.epochs is None else max(1, round(settings.epochs * batches.steps_per_epoch))
+        rate = settings.rate_factor * (PHOTO_RATE_PER_PICTURE * settings.batch if photo else SMALL_RATE)
         betas = (0.5, 0.9) if photo else (0.9, 0.999)
         self.optimizer = torch.optim.Adam([value for value in model.parameters() if value.requires_grad], rate, betas)
         self.step_count, self.seconds = 0, 0.0
-        self.variance = 1.0 if photo else pixel_variance(pictures)
+        self.extra_meta: dict[str, Any] = {}
+        self.variance = 1.0 if photo else batches.variance
         self.judge = lpips_network(device) if photo and settings.perceptual else None
         self.discriminator = PatchDiscriminator().to(device) if photo and settings.adversarial else None
         if self.discriminator is not None:
@@ -148,17 +99,10 @@ class RowTrainer:
             return min(1.0, self.step_count / self.total_steps)
         return min(1.0, self.seconds / (60 * self.settings.minutes))
 
-    def batch(self) -> Tensor:
-        """The next batch in -1..1; a pure function of seed and step, so that a resumed run sees the same pictures."""
-        epoch, position = divmod(self.step_count, self.steps_per_epoch)
-        order = np.random.default_rng((self.settings.seed, epoch)).permutation(len(self.pictures))
-        taken = order[position * self.settings.batch : (position + 1) * self.settings.batch]
-        return to_network(self.pictures.take(taken)).to(self.device, memory_format=torch.channels_last)
-
     def step(self) -> dict[str, float]:
         """One batch; returns the figures of the log."""
         self.model.train()
-        pictures = self.batch()
+        pictures = self.batches.at(self.step_count)
         decoded, output = self.model(pictures, bf16=self.settings.bf16)
         if self.photo:
             loss = self.photo_loss(decoded, pictures) + output.loss
@@ -196,7 +140,7 @@ class RowTrainer:
         loss.backward()
         self.discriminator_optimizer.step()
 
-    def run(self, checkpoint: Path, progress: Progress = lambda part, words: None) -> None:
+    def run(self, checkpoint: Path, progress: Progress = lambda part, figures: None) -> None:
         """Trains until the budget is spent; `checkpoint` is written now and then, at the end and on an interruption."""
         if checkpoint.exists():
             self.resume(checkpoint)
@@ -207,7 +151,7 @@ class RowTrainer:
                 now = time.perf_counter()
                 self.seconds += now - last
                 last = now
-                progress(self.progress, f"step {self.step_count}, loss {figures['loss']:.3f}, {figures['psnr_db']:.2f} dB")
+                progress(self.progress, figures)
                 if now - last_saved > SAVE_SECONDS:
                     self.save(checkpoint)
                     last = last_saved = time.perf_counter()
@@ -223,7 +167,7 @@ class RowTrainer:
         return found
 
     def save(self, path: Path) -> None:
-        meta = {"settings": asdict(self.settings), "step_count": self.step_count, "seconds": self.seconds}
+        meta = {"settings": asdict(self.settings), "step_count": self.step_count, "seconds": self.seconds} | self.extra_meta
         # The model last: a checkpoint counts once its own file is there.
         for suffix, module, optimizer in reversed(self.parts()):
             save_checkpoint(path.with_name(path.stem + suffix + path.suffix), module, {}, optimizer, {}, {}, meta)
@@ -233,14 +177,3 @@ class RowTrainer:
         self.step_count, self.seconds = meta["step_count"], meta["seconds"]
         for suffix, module, optimizer in self.parts():
             load_checkpoint(path.with_name(path.stem + suffix + path.suffix), module, optimizer, {})
-
-
-def pixel_variance(pictures: Pictures) -> float:
-    """Variance of all training values in 0..1."""
-    if isinstance(pictures, ArrayPictures):
-        counts = np.bincount(pictures.pictures.reshape(-1), minlength=256).astype(np.float64)
-    else:
-        counts = np.bincount(pictures.take(np.arange(min(len(pictures), 1000))).reshape(-1), minlength=256).astype(np.float64)
-    levels = np.arange(256) / 255
-    mean = (counts * levels).sum() / counts.sum()
-    return float((counts * (levels - mean) ** 2).sum() / counts.sum())
