@@ -62,7 +62,7 @@ def home(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("paper")
     write_cifar(home)
     (home / "tiny.json").write_text('{"base": "looc-vae", "codebook_size": 16, "codevector_dim": 16, "name": "tiny-vae"}')
-    done = run("train", "--data", home, "--dataset", "cifar10", "--config", home / "tiny.json", "--out", home / "run", "--steps", 12, "--batch", 16, "--quiet")
+    done = run("train", "--data", home, "--dataset", "cifar10", "--config", home / "tiny.json", "--out", home / "run", "--steps", 60, "--batch", 16, "--quiet")
     assert done.exit_code == 0, done.output
     return home
 
@@ -104,6 +104,13 @@ def test_codes_are_exact(model, width, height):
     read = decoder.decode(file)
     assert np.array_equal(read.codes, written.codes) and read.checksum == written.checksum
     assert written.codes.shape == (8, -(-height // 4), -(-width // 4)) and int(written.codes.max()) < 16
+
+
+def test_training_brings_pictures_back(model):
+    """Sixty steps are enough for a picture like those of the training, with other noise."""
+    rgb = photo(32, 32, seed=900)
+    restored = np.asarray(api.decompress(api.compress(rgb, model=model), model=model)).astype(float)
+    assert np.square(restored - rgb).mean() < 0.3 * np.square(rgb - rgb.mean((0, 1))).mean()
 
 
 def test_tiles_make_the_picture_of_the_whole(model):

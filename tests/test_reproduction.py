@@ -25,7 +25,7 @@ from looc_codec.reproduction.rates import StaticCoder, classes_of, fitted_tables
 from looc_codec.reproduction.rows import PAPER_NAMES, TABLES, RowError, build_quantizer, datasets_of, paper_rows, parse_row, printed_row, rows_of
 from looc_codec.reproduction.run import ReproductionError, RowRequest, pictures_for, run_row, run_rows, settings_for
 from looc_codec.reproduction.batches import ArrayPictures, EpochBatches, FilePictures, pixel_variance
-from looc_codec.reproduction.trainer import RowTrainer, TrainSettings, hinge_discriminator_loss
+from looc_codec.reproduction.trainer import RowTrainer, TrainSettings, hinge_discriminator_loss, readable
 from looc_codec.reproduction.vqvae import VqVae, build_model, plane_codevectors, to_network
 
 SMALL_ROWS = ("vq-16x128", "hvq-16x128", "cvq-16x128", "sq-16x128", "rq-16x128x2", "pq-8x32x4", "looc-16x32", "looc-16x32b2", "looc-16x32-gradient")
@@ -391,6 +391,11 @@ def test_default_recipe_is_the_papers():
     plain = dict(epochs=None, minutes=None, batch=None, seed=42, bf16=False, limit=None, test_limit=None, perceptual=True, adversarial=True)
     small, faces = settings_for("mnist", **plain), settings_for("ffhq", **plain)
     assert (small.epochs, small.batch) == (500, 1024)
+    assert (small.rate, small.decay, small.start) == (1e-3, 0.4, "kmeans"), "the better measured recipe"
+    assert (faces.decay, faces.start) == (0.0, "released") and faces.rate == pytest.approx(3 * 4.5e-6)
+    papers = settings_for("mnist", **plain, rate=3e-4, decay=0.0, start="released")
+    assert (papers.rate, papers.decay, papers.start, papers.epochs) == (3e-4, 0.0, "released", 500)
+    assert settings_for("mnist", **plain, steps=70).steps == 70 and settings_for("mnist", **plain, steps=70).epochs is None
     assert (faces.batch, faces.adversarial_start) == (3, 30_001)
     assert settings_for("imagenet", **plain).adversarial_start == 250_001
 
@@ -416,12 +421,66 @@ def test_training_resumes_exactly(data, tmp_path, one_thread):
         assert torch.equal(expected, got), name
 
 
+def test_moments_lie_in_memory_as_their_parameters_do(tmp_path):
+    """The fused step of Adam goes by memory: moments that a checkpoint brings back in another order would belong to other weights."""
+    trainer = trainer_of("looc-16x32", steps=4)
+    trainer.step()
+    trainer.save(tmp_path / "a.safetensors")
+    again = trainer_of("looc-16x32", steps=4)
+    again.resume(tmp_path / "a.safetensors")
+    moments = [(parameter, state["exp_avg"]) for parameter, state in again.optimizer.state.items()]
+    assert any(parameter.stride() != parameter.contiguous().stride() for parameter, _ in moments), "channels last"
+    assert all(parameter.stride() == moment.stride() for parameter, moment in moments)
+
+
 def test_training_lowers_the_loss(data):
     pictures = ArrayPictures("stripes", np.uint8(np.indices((1, 28, 28, 1))[2] * 9).repeat(16, 0))
     torch.manual_seed(0)
     trainer = RowTrainer(build_model(parse_row("looc-16x32"), 1, photo=False), EpochBatches(pictures, 16, 42, "cpu"), TrainSettings(epochs=25, batch=16))
-    found = [trainer.step()["psnr_db"] for _ in range(25)]
+    found = [readable(trainer.step())["psnr_db"] for _ in range(25)]
     assert found[-1] > found[0] + 3
+
+
+def trainer_of(row: str, **options) -> RowTrainer:
+    torch.manual_seed(0)
+    return RowTrainer(build_model(parse_row(row), 3, photo=False), EpochBatches(noise_pictures(side=32), 4, 1, "cpu"), TrainSettings(batch=4, **options))
+
+
+def test_the_rate_falls_over_the_last_part_of_a_run():
+    trainer, rates = trainer_of("looc-16x32", steps=10, rate=0.01, decay=0.4), []
+    for _ in range(10):
+        trainer.step()
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.01] * 7 + [0.0075, 0.005, 0.0025])
+    trainer = trainer_of("looc-16x32", steps=2, rate=0.01, decay=0.0)
+    trainer.step(), trainer.step()
+    assert trainer.optimizer.param_groups[0]["lr"] == 0.01
+
+
+@pytest.mark.parametrize("row", ["looc-8x32", "vq-8x128", "pq-8x32", "vq-8x128-ema"])
+def test_a_start_at_clusters_is_nearer_to_the_latents(row):
+    def distance(start):
+        trainer = trainer_of(row, steps=1, start=start)
+        trainer.start_codebook()
+        model = trainer.model.eval()
+        with torch.no_grad():
+            latent = model.backbone.encode(trainer.batches.at(0))
+            return float((model.quantizer.lookup(model.quantizer.codes(latent)) - latent).square().mean())
+
+    assert distance("kmeans") < 0.9 * distance("released")
+    with pytest.raises(ModelError, match="start 'warm' is none of kmeans, released"):
+        trainer_of(row, steps=1, start="warm")
+
+
+def test_batches_are_those_of_the_epochs_order():
+    """Every picture once in an epoch, in -1..1 as `to_network` has it, and the same again for the same step."""
+    pictures = noise_pictures(count=9)
+    batches = EpochBatches(pictures, 4, 5, "cpu")
+    epoch = torch.cat([batches.at(step) for step in (0, 1)])
+    expected = to_network(pictures.pictures)
+    assert all((epoch == picture).flatten(1).all(1).sum() <= 1 for picture in expected)
+    assert all(any(torch.equal(one, picture) for picture in expected) for one in epoch)
+    assert torch.equal(EpochBatches(pictures, 4, 5, "cpu").at(3), batches.at(3)) and not torch.equal(batches.at(2), batches.at(0))
 
 
 def test_variance_of_pixels():
@@ -505,6 +564,7 @@ def test_table_puts_the_papers_figures_beside(results, tmp_path):
     text = (tmp_path / "table-1.md").read_text()
     assert "(35.15, " in text and "(26.48, " in text
     assert "Trained on MNIST train, 48 pictures" in text and "3 steps" in text and "none chosen on the test set" in text
+    assert "rate 0.001 falling over the last 40%, kmeans start" in text and text.count("| 3 × 16 |") == 2, "the budget stands beside every row"
     assert "Printed, not trained here: CVQ-VAE 1024 × 128" in text
     rows = list(csv.DictReader((tmp_path / "table-1.csv").open()))
     psnr = next(row for row in rows if row["row"] == "looc-32x4" and row["protocol"] == "paper" and row["metric"] == "PSNR")
@@ -513,7 +573,7 @@ def test_table_puts_the_papers_figures_beside(results, tmp_path):
     assert fid["ours"] == "" and "rFID of 16 pictures" in fid["reason"]
     assert json.loads((tmp_path / "table-1.json").read_text())["rows"][0]["row"] == "looc-32x4"
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
-    assert widths == {7, 8, 11}
+    assert widths == {7, 8, 13}
 
 
 def test_usage_and_sharing():
@@ -567,9 +627,12 @@ def test_command(data, tmp_path):
     done = run("1", "--dataset", "mnist", "--rows", "looc-32x4", "--epochs", "0.4", "--batch", "16", "--json")
     assert done.exit_code == 0, done.output
     assert [path.rsplit("/", 1)[-1] for path in json.loads(done.stdout)["written"]] == ["table-1.json", "table-1.csv", "table-1.md"]
+    again = run("1", "--dataset", "mnist", "--rows", "looc-16x32", "--steps", "2", "--batch", "16", "--rate", "0.0003", "--decay", "0", "--start", "released", "--json")
+    assert again.exit_code == 0, again.output
+    assert "rate 0.0003, released start" in (tmp_path / "table-1.md").read_text()
     assert run("1", "--dataset", "cifar10", "--epochs", "1").exit_code == 1
     generation = run("11")
     assert generation.exit_code == 1 and "table 11 is about generation" in generation.stderr
-    for wrong in (("13",), ("1", "--dataset", "kodak"), ("1", "--dataset", "ffhq"), ("1", "--epochs", "1", "--time-budget", "1")):
+    for wrong in (("13",), ("1", "--dataset", "kodak"), ("1", "--dataset", "ffhq"), ("1", "--epochs", "1", "--time-budget", "1"), ("1", "--steps", "3", "--epochs", "1"), ("1", "--start", "warm")):
         assert run(*wrong).exit_code == 2
     assert run("1", "--rows", "looc").exit_code == 1

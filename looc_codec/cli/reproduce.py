@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from looc_codec.cli.help import Example
-from looc_codec.cli.options import Device, DeviceOption, JsonOption, QuietOption, real, whole
+from looc_codec.cli.options import Device, DeviceOption, JsonOption, QuietOption, one_of, real, whole
 from looc_codec.cli.printing import note, print_json, say
 
 ANALYSES = "analyses"
@@ -21,6 +22,13 @@ EXAMPLES = (
     Example("looc reproduce 2 --dataset cifar10 --time-budget 5", "one data set, five minutes for each row."),
     Example("looc reproduce analyses --out runs/papers", "draws the plots of what is trained."),
 )
+
+
+class Start(str, Enum):
+    """Equal to reproduction.trainer.STARTS, which torch would be loaded for."""
+
+    kmeans = "kmeans"
+    released = "released"
 
 
 def reproduce(
@@ -73,6 +81,40 @@ def reproduce(
             "--time-budget", parser=real(0.001), metavar="MINUTES", help="Minutes of training for each row instead."
         ),
     ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", metavar="N", parser=whole(1), help="Steps of training for each row instead."),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            "--rate",
+            metavar="X",
+            parser=real(0.0),
+            help="Learning rate. [default: 0.001, photographs 4.5e-6 for each picture of a batch; the papers' code has"
+            " 0.0003]",
+        ),
+    ] = None,
+    decay: Annotated[
+        float | None,
+        typer.Option(
+            "--decay",
+            metavar="X",
+            parser=real(0.0, 1.0),
+            help="Share of the run, at its end, over which the rate falls to nothing. [default: 0.4, photographs 0, as"
+            " the papers' code]",
+        ),
+    ] = None,
+    start: Annotated[
+        Start | None,
+        typer.Option(
+            "--start",
+            metavar="NAME",
+            parser=one_of(Start),
+            help="Codebook at the start: kmeans, clusters of the first latents, or released, as the papers' code has"
+            " it. [default: kmeans, photographs released]",
+        ),
+    ] = None,
     batch: Annotated[
         int | None,
         typer.Option(
@@ -104,8 +146,8 @@ def reproduce(
     as_json: JsonOption = False,
 ) -> None:
     """Train and measure the rows of a table of the LooC paper; Ctrl-C keeps what is done, the same command goes on."""
-    if epochs is not None and time_budget is not None:
-        raise typer.BadParameter("give --epochs or --time-budget, not both")
+    if [epochs, time_budget, steps].count(None) < 2:
+        raise typer.BadParameter("give one of --epochs, --time-budget and --steps")
     from looc_codec.reproduction import rows as known
 
     if table in known.GENERATION_TABLES:
@@ -131,7 +173,8 @@ def reproduce(
         if wanted is not None:
             chosen = [known.parse_row(row, known.latent_channels(name)) for row in wanted]
         settings = settings_for(
-            name, epochs=epochs, minutes=time_budget, batch=batch, seed=seed, bf16=bf16, limit=limit,
+            name, epochs=epochs, minutes=time_budget, steps=steps, rate=rate, decay=decay,
+            start=None if start is None else start.value, batch=batch, seed=seed, bf16=bf16, limit=limit,
             test_limit=test_limit,
             perceptual=perceptual, adversarial=gan,
         )  # fmt: skip

@@ -24,7 +24,6 @@ EXAMPLES = (
     Example(
         "looc train --data photos/ --out a --time-budget 60", "an hour, from nothing; Ctrl-C keeps what is learnt."
     ),
-    Example("looc train --data photos/ --out a --resume", "goes on with it."),
     Example("looc train --data sets/ --dataset cifar10 --config looc-vae", "the LooC paper's own model."),
     Example(
         "looc train --data photos --out b --stage codes --init a/checkpoint.safetensors",
@@ -287,12 +286,12 @@ def _train_paper_model(
 ) -> None:  # fmt: skip
     """One of the paper's models, by the paper's recipe."""
     from looc_codec.reproduction.paper_model import PaperConfig, PaperRequest, default_batch, train_paper_model
-    from looc_codec.reproduction.trainer import TrainSettings
+    from looc_codec.reproduction.trainer import SMALL_RATE, TrainSettings
 
     config = PaperConfig.from_dict(values)
     settings = TrainSettings(
         minutes=None if steps else (time_budget or 30.0), steps=steps, batch=batch or default_batch(config, dataset),
-        seed=seed, bf16=bool(bf16), limit=limit, rate_factor=rate,
+        seed=seed, bf16=bool(bf16), limit=limit, rate=SMALL_RATE * rate,
     )  # fmt: skip
     request = PaperRequest(
         data=data, out=out, config=config, settings=settings, dataset=dataset, crop=crop, device=device,

@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from looc_codec.errors import ModelError
 from looc_codec.quantizers import search
-from looc_codec.quantizers.gradients import Gradient, rotated, straight_through
-from looc_codec.quantizers.search import Match
+from looc_codec.quantizers.gradients import Gradient, QuantisedStraightThrough, rotated
+from looc_codec.quantizers.search import Match, cluster_centres
 
 Update = Literal["cvq", "ema", "near", "gradient"]
 Anchor = Literal["closest", "random", "unique", "probability"]
@@ -32,6 +32,8 @@ LEAST_ANCHOR_WEIGHT = 2.0**-25
 """A smaller weight is lost in float32 rounding, so such a codevector needs no search for its anchor."""
 CONTRASTIVE_TEMPERATURE = 0.07
 EMA_SMOOTHING = 1e-5
+START_ROUNDS = 10
+"""Rounds of Lloyd's iteration at the start. More change little: the latents move from the first step on."""
 NEAR_EVERY_STEPS = 20
 NEAR_SHARE = 0.03
 NEAR_NOISE = 0.01
@@ -127,21 +129,28 @@ class LearnedCodebook(nn.Module):
         """
         units = units.to(self.codevectors.dtype)
         codes = self.nearest(units)
-        chosen = self.codevectors[codes]
-        if self.update == "ema":
-            loss = self.commitment_weight * functional.mse_loss(units, chosen)
+        codebook_weight = 0.0 if self.update == "ema" else self.codebook_weight
+        if self.gradient == "rotation":
+            found = self.codevectors[codes]
+            loss = vq_loss(units, found, codebook_weight, self.commitment_weight)
+            chosen = rotated(units, found)
         else:
-            loss = vq_loss(units, chosen, self.codebook_weight, self.commitment_weight)
+            chosen, loss = QuantisedStraightThrough.apply(units, self.codevectors, codes, codebook_weight, self.commitment_weight)
         if self.contrastive_weight:
             loss = loss + self.contrastive_weight * self.contrast(units.detach())
-        estimate = rotated if self.gradient == "rotation" else straight_through
         if self.training and len(units):
             self.learn(units.detach(), codes)
-        return estimate(units, chosen), codes, loss
+        return chosen, codes, loss
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Codevectors `(..., d*)` of integer codes `(...)`."""
         return self.codevectors[codes.long()]
+
+    @torch.no_grad()
+    def start_at(self, units: Tensor, generator: torch.Generator | None = None) -> None:
+        """Takes cluster centres of units `(n, d*)` as codevectors; too few units leave the codebook as it is."""
+        if len(units) >= self.size:
+            self.set_codevectors(cluster_centres(units.to(self.codevectors.dtype), self.size, START_ROUNDS, generator))
 
     @torch.no_grad()
     def set_codevectors(self, codevectors: Tensor) -> None:
@@ -223,7 +232,7 @@ class LearnedCodebook(nn.Module):
         """
         best = torch.full((len(codevectors),), -math.inf, dtype=units.dtype, device=units.device)
         anchor = torch.zeros(len(codevectors), dtype=torch.int64, device=units.device)
-        chunk = max(1, search.SEARCH_ENTRIES // len(codevectors))
+        chunk = search.chunk_of(units, len(codevectors))
         for start, part in zip(range(0, len(units), chunk), units.split(chunk), strict=True):
             # One row for each codevector: similarity is symmetric, and the largest of a row is found ten times as fast.
             similarity = self.similarity(codevectors, part)

@@ -193,6 +193,10 @@ class LooCQuantizer(Quantizer):
         return QuantizerOutput(latent_hat, codes.view(self.code_shape(spread)), loss)
 
     @torch.no_grad()
+    def start_at(self, latent: Tensor, generator: torch.Generator | None = None) -> None:
+        self.codebook.start_at(units_of(self.spread(latent), self.codebook.dim), generator)
+
+    @torch.no_grad()
     def codes(self, latent: Tensor) -> Tensor:
         """Codes `(B, m', h', w')` int64 of a latent `(B, d, h, w)`; m' h' w' = codes_per_position * h w.
 

@@ -21,13 +21,12 @@ from looc_codec.reproduction.batches import ArrayPictures, Batches, CropBatches,
 from looc_codec.reproduction.export import grid_model, table_batches
 from looc_codec.reproduction.judges import lpips_missing
 from looc_codec.reproduction.rows import PHOTO_CHANNELS, SMALL_CHANNELS
-from looc_codec.reproduction.trainer import RowTrainer, TrainSettings
+from looc_codec.reproduction.trainer import PHOTO_RATE_PER_PICTURE, SMALL_RATE, RowTrainer, TrainSettings
 from looc_codec.reproduction.vqvae import VqVae
 from looc_codec.training.checkpoint import read_meta
 
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
-REPORT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -151,24 +150,23 @@ def train_paper_model(request: PaperRequest, report: Report) -> bool:
         budget = {name: getattr(request.settings, name) for name in ("epochs", "minutes", "steps")}
         request = replace(request, config=config, crop=stored["crop"], settings=replace(TrainSettings(**stored["settings"]), **budget))
     elif config.is_vqgan:
-        request = replace(request, settings=replace(request.settings, perceptual=lpips_missing() is None))
+        # The papers' recipe of photographs; without LPIPS's weights L1 and the discriminator have to do.
+        rate = request.settings.rate / SMALL_RATE * PHOTO_RATE_PER_PICTURE * request.settings.batch
+        request = replace(request, settings=replace(request.settings, rate=rate, decay=0.0, start="released", perceptual=lpips_missing() is None))
     batches = open_batches(request, report)
     torch.manual_seed(request.settings.seed)
     model = build_paper_model(config, batches.image_channels)
     trainer = RowTrainer(model, batches, request.settings, request.device, photo=config.is_vqgan)
     trainer.extra_meta = {"paper_config": asdict(config), "crop": request.crop}
     request.out.mkdir(parents=True, exist_ok=True)
-    started, first, last = time.perf_counter(), None, 0.0
+    started, first = time.perf_counter(), None
 
     def told(part: float, figures: dict[str, float]) -> None:
-        nonlocal first, last
+        nonlocal first
         first = trainer.step_count - 1 if first is None else first
         now = time.perf_counter()
-        if now - last > REPORT_SECONDS or part >= 1:
-            last = now
-            speed = (trainer.step_count - first) * request.settings.batch / max(now - started, 1e-9)
-            row = {"step": trainer.step_count, "progress": part, "seconds": now - started, "images_per_second": speed, "bpp": ""}
-            report("training", row | {name: float(value) for name, value in figures.items()})
+        speed = (trainer.step_count - first) * request.settings.batch / max(now - started, 1e-9)
+        report("training", {"step": trainer.step_count, "progress": part, "seconds": now - started, "images_per_second": speed, "bpp": ""} | figures)
 
     try:
         trainer.run(checkpoint, told)

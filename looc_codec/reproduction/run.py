@@ -25,7 +25,7 @@ from looc_codec.reproduction.evaluation import PROTOCOLS, Quality, QualityMeter
 from looc_codec.reproduction.export import can_be_exported, grid_model, table_batches
 from looc_codec.reproduction.rates import StaticCoder, fitted_tables, measured, uniform_bits
 from looc_codec.reproduction.rows import Row
-from looc_codec.reproduction.trainer import RowTrainer, TrainSettings
+from looc_codec.reproduction.trainer import PHOTO_RATE_PER_PICTURE, SMALL_DECAY, SMALL_RATE, RowTrainer, TrainSettings
 from looc_codec.reproduction.vqvae import VqVae, build_model, plane_codevectors, to_network
 from looc_codec.training.checkpoint import read_meta
 
@@ -155,7 +155,7 @@ def _require_same_settings(checkpoint: Path, settings: TrainSettings, *, own: bo
     """ReproductionError where a checkpoint is of other settings. A row's own may be given a larger budget; what it is tested on
     makes no other network."""
     stored = read_meta(checkpoint)["settings"]
-    free = {"test_limit": None} | ({"epochs": None, "minutes": None} if own else {})
+    free = {"test_limit": None} | ({"epochs": None, "minutes": None, "steps": None} if own else {})
     if {**stored, **free} != {**asdict(settings), **free}:
         raise ReproductionError(f"{checkpoint} was made with other settings ({_words(stored)}); give the same ones, or another --out")
 
@@ -214,16 +214,24 @@ def evaluate(model: VqVae, train: Pictures, test: Pictures, request: RowRequest,
     }  # fmt: skip
 
 
-def settings_for(dataset: str, *, epochs: float | None, minutes: float | None, batch: int | None, seed: int, bf16: bool, limit: int | None, test_limit: int | None, perceptual: bool, adversarial: bool) -> TrainSettings:
-    """The paper's recipe where nothing else is asked for: 500 epochs of batches of 1024 for small pictures."""
+def settings_for(
+    dataset: str, *, epochs: float | None, minutes: float | None, batch: int | None, seed: int, bf16: bool, limit: int | None, test_limit: int | None, perceptual: bool,
+    adversarial: bool, steps: int | None = None, rate: float | None = None, decay: float | None = None, start: str | None = None,
+) -> TrainSettings:  # fmt: skip
+    """The paper's budget where nothing else is asked for: 500 epochs of batches of 1024 for small pictures. Rate, decay and start of these are
+    the better ones that were measured, those of photographs the papers' own."""
     photo = dataset in PHOTO_SETS
-    if epochs is None and minutes is None:
+    if epochs is None and minutes is None and steps is None:
         epochs = 100.0 if photo else 500.0
-    start = 250_001 if dataset == "imagenet" else 30_001
+    adversarial_start = 250_001 if dataset == "imagenet" else 30_001
     batch = batch or ((12 if dataset == "imagenet" else 3) if photo else 1024)
+    if rate is None:
+        rate = PHOTO_RATE_PER_PICTURE * batch if photo else SMALL_RATE
+    if decay is None:
+        decay = 0.0 if photo else SMALL_DECAY
     return TrainSettings(
-        epochs=epochs, minutes=minutes, batch=batch, seed=seed, bf16=bf16, limit=limit, test_limit=test_limit, perceptual=perceptual, adversarial=adversarial,
-        adversarial_start=start,
+        epochs=epochs, minutes=minutes, steps=steps, rate=rate, decay=decay, start=start or ("released" if photo else "kmeans"), batch=batch, seed=seed, bf16=bf16, limit=limit, test_limit=test_limit, perceptual=perceptual, adversarial=adversarial,
+        adversarial_start=adversarial_start,
     )  # fmt: skip
 
 
