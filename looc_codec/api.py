@@ -21,10 +21,12 @@ import numpy as np
 from PIL import Image
 
 from looc_codec import images, registry
-from looc_codec.codec.decoder import Decoder, filter_of
-from looc_codec.codec.encoder import Encoder
+from looc_codec.codec.decoder import filter_of
 from looc_codec.codec.engine import PROVIDERS, default_threads
-from looc_codec.codec.model import CodecModel, cached_model
+from looc_codec.codec.grid import require_default
+from looc_codec.codec.grid_model import GridModel
+from looc_codec.codec.kinds import AnyDecoder, AnyEncoder, AnyModel, cached_model, decoder_of, encoder_of
+from looc_codec.codec.model import StoredModel
 from looc_codec.codec.rate_control import Target, Trial, compress_to_target, packed
 from looc_codec.codec.transforms import SHRINKS
 from looc_codec.config import QUALITY_MAX, QUALITY_MIN
@@ -38,7 +40,7 @@ DEFAULT_MODEL = "photo"
 DEFAULT_QUALITY = 50
 EFFORT_MAX = 3
 
-ModelSpec = CodecModel | str | os.PathLike[str] | None
+ModelSpec = AnyModel | str | os.PathLike[str] | None
 """A loaded model, the name of an installed one, the path of a weights file, or None for the default."""
 Source = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 """The bytes of a .looc file, its path, or a file object opened for reading bytes."""
@@ -52,7 +54,7 @@ def models() -> list[ModelEntry]:
     return registry.installed_models()
 
 
-def load_model(spec: str | os.PathLike[str] = DEFAULT_MODEL) -> CodecModel:
+def load_model(spec: str | os.PathLike[str] = DEFAULT_MODEL) -> AnyModel:
     """The model of an installed name ("photo") or of a weights file; read once per process.
 
     Raises ModelError when there is no such model or its file is damaged.
@@ -62,11 +64,11 @@ def load_model(spec: str | os.PathLike[str] = DEFAULT_MODEL) -> CodecModel:
     return cached_model(Path(registry.find_model(spec).path))
 
 
-def _model(spec: ModelSpec) -> CodecModel:
-    return spec if isinstance(spec, CodecModel) else load_model(DEFAULT_MODEL if spec is None else spec)
+def _model(spec: ModelSpec) -> AnyModel:
+    return spec if isinstance(spec, StoredModel) else load_model(DEFAULT_MODEL if spec is None else spec)
 
 
-def model_for_file(fingerprint: bytes, spec: ModelSpec = None) -> CodecModel:
+def model_for_file(fingerprint: bytes, spec: ModelSpec = None) -> AnyModel:
     """The given model if it fits a file's fingerprint, or the installed one that does; ModelError otherwise."""
     model = _model(registry.find_by_fingerprint(fingerprint).path if spec is None else spec)
     if model.fingerprint != fingerprint:
@@ -88,13 +90,15 @@ def _device(device: str) -> str:
     return device
 
 
-def encoder_for(model: CodecModel, *, effort: int = 0, threads: int | None = None, device: str = "cpu") -> Encoder:
+def encoder_for(model: AnyModel, *, effort: int = 0, threads: int | None = None, device: str = "cpu") -> AnyEncoder:
     """An encoder of a model. Raises ImageError for an effort that there is not, ModelError where effort needs torch and there is
     none."""
     if isinstance(effort, bool) or not isinstance(effort, (int, np.integer)) or not 0 <= effort <= EFFORT_MAX:
         raise ImageError(f"effort {effort!r} is not a whole number of 0 to {EFFORT_MAX}")
     refine = None
-    if effort:
+    if isinstance(model, GridModel):
+        require_default(model, DEFAULT_QUALITY, DEFAULT_QUALITY, target=False, effort=effort)
+    elif effort:
         try:
             import torch  # noqa: F401
         except ImportError:
@@ -102,12 +106,12 @@ def encoder_for(model: CodecModel, *, effort: int = 0, threads: int | None = Non
         from looc_codec.effort import Refinement
 
         refine = Refinement(model, int(effort), _threads(threads))
-    return Encoder(model, model.engine(_threads(threads), _device(device)), refine)
+    return encoder_of(model, model.engine(_threads(threads), _device(device)), refine)
 
 
-def decoder_for(model: CodecModel, *, threads: int | None = None, device: str = "cpu") -> Decoder:
+def decoder_for(model: AnyModel, *, threads: int | None = None, device: str = "cpu") -> AnyDecoder:
     """A decoder of a model."""
-    return Decoder(model, model.engine(_threads(threads), _device(device)))
+    return decoder_of(model, model.engine(_threads(threads), _device(device)))
 
 
 # --- pictures and bytes -----------------------------------------------------------------------------------------------
@@ -125,6 +129,8 @@ def compress_picture(
     if isinstance(quality, bool) or not isinstance(quality, (int, np.integer)) or not QUALITY_MIN <= quality <= QUALITY_MAX:
         raise ImageError(f"quality {quality!r} is not a whole number of {QUALITY_MIN} to {QUALITY_MAX}")
     encoder = encoder_for(_model(model), effort=effort, threads=threads, device=device)
+    if isinstance(encoder.model, GridModel):
+        require_default(encoder.model, quality, DEFAULT_QUALITY, target=target is not None, effort=effort)
     chunks, colour = images.chunks_of_picture(picture), images.colour_of_picture(picture)
     if target is not None:
         return compress_to_target(encoder, picture.rgb, target, chunks, colour)

@@ -24,6 +24,8 @@ from looc_codec.errors import ImageError
 SMALL_SETS = ("mnist", "fashion-mnist", "cifar10")
 PHOTO_SETS = ("ffhq", "imagenet", "celeba", "lsun-church", "lsun-bedroom")
 DATASETS = (*SMALL_SETS, *PHOTO_SETS)
+SMALL_SIDES = {"mnist": 28, "fashion-mnist": 28, "cifar10": 32}
+"""Pixels along each side of the small sets' pictures."""
 
 LAYOUTS = {
     "mnist": "DIR/MNIST/raw/train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, plain or with .gz or .xz",

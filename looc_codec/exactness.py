@@ -23,10 +23,9 @@ from typing import Any
 import numpy as np
 
 from looc_codec import api, images
-from looc_codec.codec.decoder import Decoder
-from looc_codec.codec.encoder import Encoder
 from looc_codec.codec.engine import Engine
-from looc_codec.codec.model import CodecModel
+from looc_codec.codec.grid import GridDecoder
+from looc_codec.codec.kinds import AnyModel, decoder_of, encoder_of
 from looc_codec.codec.transforms import TILE_POSITIONS
 from looc_codec.format import container
 
@@ -48,7 +47,7 @@ class Setting:
     side: int = TILE_POSITIONS
     device: str = "cpu"
 
-    def engine(self, model: CodecModel) -> Engine:
+    def engine(self, model: AnyModel) -> Engine:
         return Engine(model.graphs, model.tensor, self.threads or api.default_threads(), self.device, optimise=self.optimise)
 
 
@@ -72,20 +71,22 @@ def codes_sha256(*latents: np.ndarray) -> str:
     return hashlib.sha256(np.concatenate(latents).astype("<i4").tobytes()).hexdigest()
 
 
-def decode(path: Path, model: CodecModel, setting: Setting, *, pixels: bool = True) -> tuple[str, np.ndarray | None]:
+def decode(path: Path, model: AnyModel, setting: Setting, *, pixels: bool = True) -> tuple[str, np.ndarray | None]:
     """Hash of a file's codes and, if wanted, its pixels `(H, W, 3)` uint8, decoded under a setting.
 
     Raises FormatError when the codes do not have the checksum in the file.
     """
     file = container.unpack(path.read_bytes())
-    decoder = Decoder(model, setting.engine(model))
+    decoder = decoder_of(model, setting.engine(model))
     coding = decoder.decode(file)
     rgb = None
-    if pixels:
+    if pixels and isinstance(decoder, GridDecoder):
+        rgb = decoder.pixels(coding, (file.height, file.width))
+    elif pixels:
         rgb = decoder.transforms.synthesise(
             coding.latent, (file.height, file.width), file.quality, details=coding.details, wiener=coding.wiener, grey=coding.grey, side=setting.side
         )
-    return codes_sha256(*(part for part in (coding.latent, coding.details) if part is not None)), rgb
+    return codes_sha256(*coding.parts), rgb
 
 
 def largest_difference(first: np.ndarray, second: np.ndarray) -> int:
@@ -128,7 +129,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     folder, settings = Path(job["folder"]), [Setting(**values) for values in job["settings"]]
     model = api.load_model(job["model"])
     result: dict[str, Any] = {"runtime": onnxruntime.__version__, "numpy": np.__version__, "settings": []}
-    encoder = Encoder(model, settings[0].engine(model))
+    encoder = encoder_of(model, settings[0].engine(model))
     for path in map(Path, job["pictures"]):
         rgb = images.read_picture(path).rgb
         for quality in job["qualities"]:

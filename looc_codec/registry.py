@@ -44,6 +44,8 @@ class ModelEntry:
     path: Path
     size_bytes: int
     description: str
+    kind: str = ""
+    """Empty for the codec's own models, "index-grid" for those of the papers (codec/kinds.py)."""
 
 
 def model_folders() -> list[Path]:
@@ -168,6 +170,7 @@ def _parse_header(header_bytes: bytes, path: Path) -> dict:
         header = json.loads(header_bytes)
         description = json.loads(header["__metadata__"]["looc"])
         fields = {key: description[key] for key in ("name", "version", "fingerprint", "description")}
+        fields["kind"] = description.get("kind", "")
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ModelError(f"{path} is not a model file of looc: its header has no readable entry 'looc'") from None
     problems = []
@@ -177,8 +180,7 @@ def _parse_header(header_bytes: bytes, path: Path) -> dict:
         problems.append("version")
     if not isinstance(fields["fingerprint"], str) or not re.fullmatch(r"[0-9a-f]{16}", fields["fingerprint"]):
         problems.append("fingerprint")
-    if not isinstance(fields["description"], str):
-        problems.append("description")
+    problems += [key for key in ("description", "kind") if not isinstance(fields[key], str)]
     if problems:
         raise ModelError(f"{path} is not a model file of looc: malformed {' and '.join(problems)} in its header")
     return fields | {"fingerprint": bytes.fromhex(fields["fingerprint"])}

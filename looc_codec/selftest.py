@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from looc_codec import api, registry
-from looc_codec.codec.model import CodecModel
+from looc_codec.codec.kinds import AnyModel
 from looc_codec.errors import LoocError
 from looc_codec.exactness import (
     AVX2_ENVIRONMENT,
@@ -149,7 +149,7 @@ def check_exactness(model: str | Path = api.DEFAULT_MODEL) -> Iterator[Check]:
     one level. Raises ModelError when there is no such model.
     """
     loaded = api.load_model(model)
-    path = str(registry.find_model(model).path)
+    path, qualities = str(registry.find_model(model).path), loaded.only_qualities or QUALITIES
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         pictures, files = [], []
@@ -157,14 +157,14 @@ def check_exactness(model: str | Path = api.DEFAULT_MODEL) -> Iterator[Check]:
             rgb = scene(width, height, seed=number + 2)
             pictures.append(home / f"scene{number}.png")
             Image.fromarray(rgb).save(pictures[-1])
-            for quality in QUALITIES:
+            for quality in qualities:
                 files.append(home / f"scene{number}-q{quality}.looc")
                 files[-1].write_bytes(api.compress(rgb, quality=quality, model=loaded))
         expected = {file.stem: decode(file, loaded, REFERENCE) for file in files}
         for variant in variants():
             place = home / variant.name
             try:
-                result = launch(variant, place, model=path, files=files, pictures=pictures, qualities=QUALITIES)
+                result = launch(variant, place, model=path, files=files, pictures=pictures, qualities=list(qualities))
             except RuntimeError as error:
                 yield Check("exactness", variant.name, False, str(error))
                 continue
@@ -178,7 +178,7 @@ def check_exactness(model: str | Path = api.DEFAULT_MODEL) -> Iterator[Check]:
             yield _written_elsewhere(variant, place, files, loaded)
 
 
-def _written_elsewhere(variant: Variant, place: Path, files: list[Path], model: CodecModel) -> Check:
+def _written_elsewhere(variant: Variant, place: Path, files: list[Path], model: AnyModel) -> Check:
     """Files that the variant wrote must decode here; each file's code checksum tells."""
     read = 0
     for file in files:

@@ -16,7 +16,8 @@ from looc_codec.errors import ModelError
 from looc_codec.format.constants import LATENT_ONE
 from looc_codec.quantizers import looc, search
 from looc_codec.quantizers.codebook import SharedCodebook
-from looc_codec.quantizers.gradients import rotated
+from looc_codec.quantizers.gradients import QuantisedStraightThrough, rotated, straight_through
+from looc_codec.quantizers.learned_codebook import vq_loss
 from looc_codec.quantizers.looc import LooCQuantizer, blur, pool, upsample
 from looc_codec.quantizers.units import latent_of, units_of
 
@@ -230,6 +231,34 @@ def test_the_rotation_of_a_zero_unit_has_a_finite_gradient():
     assert torch.equal(units.grad, torch.ones(2, 4))
 
 
+@pytest.mark.parametrize(("codebook_weight", "commitment_weight"), [(1.0, 0.25), (0.0, 1.0), (0.3, 0.0)])
+def test_closed_form_gradients_are_those_of_autograd(codebook_weight, commitment_weight):
+    """Units, codevectors and value against the same step written with torch's own operations, codevectors chosen never and often."""
+    units, book = latent(40, 3).double().requires_grad_(), latent(6, 3, seed=2).double().requires_grad_()
+    codes = torch.tensor([0, 1, 1, 4] * 10)
+    weights = latent(40, 3, seed=3).double()
+    chosen, loss = QuantisedStraightThrough.apply(units, book, codes, codebook_weight, commitment_weight)
+    (3 * loss + (chosen * weights).sum()).backward()
+    found = units.grad.clone(), book.grad.clone()
+    units.grad = book.grad = None
+    expected = vq_loss(units, book[codes], codebook_weight, commitment_weight)
+    (3 * expected + (straight_through(units, book[codes]) * weights).sum()).backward()
+    assert torch.allclose(loss, expected) and torch.equal(chosen, book[codes])
+    assert torch.allclose(found[0], units.grad) and torch.allclose(found[1], book.grad, atol=1e-12)
+
+
+def test_the_codebook_starts_at_clusters():
+    torch.manual_seed(0)
+    quantizer = LooCQuantizer(4, 4, 4)
+    quantizer.start_at(batch_of_three_clusters(quantizer))
+    found = quantizer.codebook.codevectors.detach()
+    for centre in (torch.tensor([3.0, 0, 0, 0]), torch.tensor([0, 3.0, 0, 0]), torch.tensor([0, 0, 3.0, 0])):
+        assert (found - centre).norm(dim=1).min() < 0.5
+    before = found.clone()
+    quantizer.start_at(torch.zeros(1, 4, 1, 3))
+    assert torch.equal(quantizer.codebook.codevectors, before), "three units are too few for four codevectors"
+
+
 # --- codebook updates -----------------------------------------------------------------------------------------------
 
 
@@ -241,7 +270,7 @@ def batch_of_three_clusters(quantizer: LooCQuantizer) -> torch.Tensor:
     return vectors.T.reshape(1, 4, 10, 6)
 
 
-@pytest.mark.parametrize("anchor", ["closest", "random", "probrandom"])
+@pytest.mark.parametrize("anchor", ["closest", "random", "unique", "probability"])
 @pytest.mark.parametrize("match", ["cosine", "l2"])
 def test_anchors_move_dead_codevectors_only(anchor, match):
     torch.manual_seed(0)
@@ -299,7 +328,7 @@ def test_offline_updates_happen_in_the_first_batch_only():
 
 def test_the_pool_fills_up_before_features_are_replaced():
     torch.manual_seed(0)
-    quantizer = LooCQuantizer(2, 2, 8, anchor="random")
+    quantizer = LooCQuantizer(2, 2, 8, anchor="unique")
     for number in (1, 2, 3, 4):
         drawn = quantizer.codebook.draw_from_pool(torch.full((3, 2), float(number)))
         assert drawn.shape == (8, 2) and drawn.min() >= 1, "no anchor comes from an empty place"

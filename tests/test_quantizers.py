@@ -659,6 +659,20 @@ def test_vqgan_lc_trains_the_projector_and_never_the_codebook():
     assert output.latent_hat.shape == (2, CHANNELS, 4, 4) and quantizer.codebook_parameters == 16 * 4
 
 
+@pytest.mark.parametrize("match", ["cosine", "l2"])
+@pytest.mark.parametrize("gradient", ["straight-through", "rotation"])
+def test_books_of_pq_worked_on_at_once_give_what_each_gives(match, gradient):
+    torch.manual_seed(0)
+    quantizer = PQQuantizer(12, 3, 7, match=match, update="gradient", gradient=gradient)
+    output = quantizer(latent := torch.randn(2, 12, 3, 4))
+    parts = [book(units) for book, units in zip(quantizer.codebooks, quantizer.units(latent), strict=True)]
+    for plane, (chosen, codes, _) in enumerate(parts):
+        assert torch.equal(output.codes[:, plane].reshape(-1), codes)
+        assert torch.allclose(units_of(output.latent_hat[:, 3 * plane : 3 * plane + 3], 3), chosen)
+    assert torch.allclose(output.loss, sum(loss for _, _, loss in parts))
+    assert torch.equal(quantizer.codes(latent), output.codes)
+
+
 def test_cluster_centres_find_the_clusters():
     centres = 10 * latent(5, 3)
     features = centres.repeat(40, 1) + 0.1 * latent(200, 3, seed=2)

@@ -13,6 +13,7 @@ import torch
 from conftest import tiny_config
 from PIL import Image
 from test_codec import photo
+from test_datasets import write_mnist
 
 from looc_codec import api
 from looc_codec.format.container import pack, unpack
@@ -143,6 +144,20 @@ def test_stage_synthesis_changes_the_decoder_and_nothing_else(folder, tiny_model
         return np.square(np.asarray(api.decompress(bare, model=model)).astype(float) - rgb).mean()
 
     assert error(new) < error(old)
+
+
+def test_mnist_can_be_trained_on(tmp_path):
+    """28 x 28 pixels hold a crop of 16: the command's least crop was 32, so this set could never be used."""
+    from typer.testing import CliRunner
+
+    from looc_codec.cli import app
+
+    write_mnist(tmp_path, counts=(24, 4))
+    (tmp_path / "tiny.json").write_text(tiny_config().to_json())
+    words = ["--dataset", "mnist", "--config", str(tmp_path / "tiny.json"), "--steps", "2", "--batch", "2", "--quiet"]
+    done = CliRunner().invoke(app, ["train", "--data", str(tmp_path), "--out", str(tmp_path / "run"), *words])
+    assert done.exit_code == 0, done.output
+    assert read_model(tmp_path / "run" / WEIGHTS).config.name == "tiny"
 
 
 def test_stage_synthesis_needs_a_weights_file(folder, tmp_path):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from looc_codec.cli.help import Example
-from looc_codec.cli.options import JsonOption
+from looc_codec.cli.options import FileModelOption, JsonOption
 from looc_codec.cli.printing import fail, one_sentence, print_json, printable, say, size_text
 from looc_codec.cli.streams import read_looc_bytes
 from looc_codec.errors import LoocError, ModelError
-from looc_codec.registry import find_by_fingerprint
+from looc_codec.registry import ModelEntry, find_by_fingerprint, find_model
 
 if TYPE_CHECKING:
     from looc_codec.format.container import Header
@@ -25,11 +26,13 @@ EXAMPLES = (
 
 def info(
     inputs: Annotated[list[str], typer.Argument(metavar="FILE...", help=".looc files, or - for standard input.")],
+    model: FileModelOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show size, quality, model and parts of .looc files."""
     from looc_codec.format.container import held_segments, read_header
 
+    named = None if model is None else find_model(model)
     failed = False
     for name in inputs:
         try:
@@ -43,7 +46,7 @@ def info(
             if as_json:
                 print_json({"input": name, "error": one_sentence(error)})
             continue
-        record = describe_header(header, len(data))
+        record = describe_header(header, len(data), named)
         held, sealed = held_segments(header, data)
         record["groups"] = [held, len(header.segment_lengths_bytes)]
         problem = None
@@ -60,18 +63,19 @@ def info(
         raise typer.Exit(1)
 
 
-def describe_header(header: Header, size_bytes: int) -> dict[str, Any]:
-    """The header's fields as plain values, with the name of the model where it is installed."""
-    try:
-        entry = find_by_fingerprint(header.fingerprint)
-        model = f"{entry.name} version {entry.version}"
-    except ModelError:
-        model = None
+def describe_header(header: Header, size_bytes: int, named: ModelEntry | None = None) -> dict[str, Any]:
+    """The header's fields as plain values, with the name of the model where it is installed or is the one `named`."""
+    entry = named if named is not None and named.fingerprint == header.fingerprint else None
+    if entry is None:
+        with contextlib.suppress(ModelError):
+            entry = find_by_fingerprint(header.fingerprint)
+    model = None if entry is None else f"{entry.name} version {entry.version}"
     payload_bytes = sum(header.segment_lengths_bytes)
     return {
         "width": header.width,
         "height": header.height,
-        "quality": header.quality,
+        # A model of the paper's kind has one, and its header's field says nothing.
+        "quality": None if entry is not None and entry.kind else header.quality,
         "colour": ("RGB", "grey", "grey as RGB")[header.colour],
         "bytes": size_bytes,
         "bpp": round(8 * size_bytes / (header.width * header.height), 5),
@@ -91,9 +95,10 @@ def describe_header(header: Header, size_bytes: int) -> dict[str, Any]:
 
 def _print_record(name: str, record: dict[str, Any]) -> None:
     chunks = ", ".join(f"{kind} {size_text(length)}" for kind, length in record["chunk_bytes"].items())
+    quality = "its model's one quality" if record["quality"] is None else f"quality {record['quality']}"
     say(printable(name))
     for label, text in (
-        ("picture", f"{record['width']} x {record['height']}, {record['colour']}, quality {record['quality']}"),
+        ("picture", f"{record['width']} x {record['height']}, {record['colour']}, {quality}"),
         (
             "file",
             f"{size_text(record['bytes'])}, {record['bpp']:.3f} bits per pixel, format version"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from looc_codec.cli.help import Example
-from looc_codec.cli.options import Device, DeviceOption, JsonOption, QuietOption, real, whole
+from looc_codec.cli.options import Device, DeviceOption, JsonOption, QuietOption, one_of, real, whole
 from looc_codec.cli.printing import note, print_json, say
 
 ANALYSES = "analyses"
@@ -23,11 +24,18 @@ EXAMPLES = (
 )
 
 
+class Start(str, Enum):
+    """Equal to reproduction.trainer.STARTS, which torch would be loaded for."""
+
+    kmeans = "kmeans"
+    released = "released"
+
+
 def reproduce(
     table: Annotated[
         str,
         typer.Argument(
-            metavar="TABLE", help="1, 2, 3, 4, 5, 6, 7, 8, 9, 10 or 12 of the LooC paper, or analyses for the plots."
+            metavar="TABLE", help="1 to 10 or 12 of the LooC paper, or analyses for the plots. (11 is about generation.)"
         ),
     ],
     data: Annotated[
@@ -54,8 +62,8 @@ def reproduce(
         typer.Option(
             "--rows",
             metavar="LIST",
-            help="Rows, with commas between them: such as cvq-1024x128, looc-256x4, rq-1024x128x4, pq-256x4x32 or"
-            " looc-256x4b2. Default: those of the table.",
+            help="Rows, with commas between them: such as cvq-1024x128, looc-256x4, rq-1024x128x4, pq-256x4, looc-256x4b2"
+            " or cvq-1024x128-unique-offline. Default: those of the table.",
         ),
     ] = None,
     epochs: Annotated[
@@ -71,6 +79,40 @@ def reproduce(
         float | None,
         typer.Option(
             "--time-budget", parser=real(0.001), metavar="MINUTES", help="Minutes of training for each row instead."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", metavar="N", parser=whole(1), help="Steps of training for each row instead."),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            "--rate",
+            metavar="X",
+            parser=real(0.0),
+            help="Learning rate. [default: 0.001, photographs 4.5e-6 for each picture of a batch; the papers' code has"
+            " 0.0003]",
+        ),
+    ] = None,
+    decay: Annotated[
+        float | None,
+        typer.Option(
+            "--decay",
+            metavar="X",
+            parser=real(0.0, 1.0),
+            help="Share of the run, at its end, over which the rate falls to nothing. [default: 0.4, photographs 0, as"
+            " the papers' code]",
+        ),
+    ] = None,
+    start: Annotated[
+        Start | None,
+        typer.Option(
+            "--start",
+            metavar="NAME",
+            parser=one_of(Start),
+            help="Codebook at the start: kmeans, clusters of the first latents, or released, as the papers' code has"
+            " it. [default: kmeans, photographs released]",
         ),
     ] = None,
     batch: Annotated[
@@ -104,10 +146,13 @@ def reproduce(
     as_json: JsonOption = False,
 ) -> None:
     """Train and measure the rows of a table of the LooC paper; Ctrl-C keeps what is done, the same command goes on."""
-    if epochs is not None and time_budget is not None:
-        raise typer.BadParameter("give --epochs or --time-budget, not both")
+    if [epochs, time_budget, steps].count(None) < 2:
+        raise typer.BadParameter("give one of --epochs, --time-budget and --steps")
     from looc_codec.reproduction import rows as known
 
+    if table in known.GENERATION_TABLES:
+        # It is a table of the paper, so the answer is what stands in its way, not that there is none.
+        known.paper_rows(table)
     if table != ANALYSES and table not in known.TABLES:
         raise typer.BadParameter(f"unknown table {table!r}; known are {', '.join(known.TABLES)} and {ANALYSES}")
     for name in dataset or ():
@@ -121,17 +166,19 @@ def reproduce(
         written = draw_analyses(out, data, dataset)
         _tell(written, quiet=quiet, as_json=as_json)
         return
-    wanted = None if rows is None else [known.parse_row(name.strip()) for name in rows.split(",") if name.strip()]
+    wanted = None if rows is None else [name.strip() for name in rows.split(",") if name.strip()]
     requests = []
     for name in dataset or known.datasets_of(table):
+        chosen = known.rows_of(table, name)
+        if wanted is not None:
+            chosen = [known.parse_row(row, known.latent_channels(name)) for row in wanted]
         settings = settings_for(
-            name, epochs=epochs, minutes=time_budget, batch=batch, seed=seed, bf16=bf16, limit=limit,
+            name, epochs=epochs, minutes=time_budget, steps=steps, rate=rate, decay=decay,
+            start=None if start is None else start.value, batch=batch, seed=seed, bf16=bf16, limit=limit,
             test_limit=test_limit,
             perceptual=perceptual, adversarial=gan,
         )  # fmt: skip
-        requests += [
-            RowRequest(row, name, data, out, settings, device.value) for row in wanted or known.rows_of(table, name)
-        ]
+        requests += [RowRequest(row, name, data, out, settings, device.value) for row in chosen]
     if not requests:
         raise typer.BadParameter(
             f"table {table} has no row for {', '.join(dataset or ['any data set'])}; name rows with --rows"

@@ -15,11 +15,16 @@ from looc_codec.cli.options import Device, DeviceOption, JsonOption, QuietOption
 from looc_codec.cli.printing import note, print_json
 from looc_codec.errors import ModelError
 
+PAPER_MODELS = ("looc-vae", "looc-vqgan")
+"""Equal to the names in reproduction.paper_model, which torch would be loaded for."""
+DEFAULT_CROP = 192
+"""Side in pixels of the training crops of pictures that are larger."""
+
 EXAMPLES = (
     Example(
         "looc train --data photos/ --out a --time-budget 60", "an hour, from nothing; Ctrl-C keeps what is learnt."
     ),
-    Example("looc train --data photos/ --out a --resume", "goes on with it."),
+    Example("looc train --data sets/ --dataset cifar10 --config looc-vae", "the LooC paper's own model."),
     Example(
         "looc train --data photos --out b --stage codes --init a/checkpoint.safetensors",
         "fits the codebook.",
@@ -118,21 +123,36 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on exactly with the run in --out.")] = False,
     config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="JSON file with fields of the model configuration.")
+        str | None,
+        typer.Option(
+            "--config",
+            metavar="NAME|FILE",
+            help="looc-vae or looc-vqgan, the LooC paper's models, or a JSON file with fields of the model"
+            " configuration.",
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Name of the model in its weights file.")
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", metavar="N", parser=whole(1), help="Crops in a batch.")] = 8,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            "--batch",
+            metavar="N",
+            parser=whole(1),
+            help="Crops in a batch. [default: 8; looc-vae 128 small pictures or 32 crops, looc-vqgan 3]",
+        ),
+    ] = None,
     crop: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--crop",
             metavar="N",
-            parser=whole(32),
-            help="Side of the training crops in pixels, a multiple of 16 from 32 up.",
+            parser=whole(16),
+            help="Side of the training crops in pixels, a multiple of 16. [default: 192, looc-vae 64, looc-vqgan 256, or what small"
+            " pictures hold]",
         ),
-    ] = 192,
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", parser=whole(0), help="Start of all random numbers.")] = 0,
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", parser=whole(1), help="Use only so many pictures.")
@@ -188,10 +208,33 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a codec; Ctrl-C keeps a valid checkpoint, --resume goes on from it."""
-    if crop % 16:
-        raise typer.BadParameter(f"--crop {crop} is not a multiple of 16")
     if steps is not None and time_budget is not None:
         raise typer.BadParameter("give --steps or --time-budget, not both")
+    values = _config_values(config)
+    if resume and not values:
+        from looc_codec.reproduction.paper_model import base_of_run
+
+        # A run knows what it trains.
+        values = base_of_run(out)
+    if name is not None:
+        values["name"] = name
+    if "base" in values:
+        others = {
+            "--stage": stage != Stage.continuous, "--init": init is not None, "--prior-only": prior_only is not None,
+            "--optimizer": optimizer != Optimizer.soap, "--metric": metric != Metric.mse,
+            "--validation": validation is not None,
+        }  # fmt: skip
+        given = [option for option, is_given in others.items() if is_given]
+        if given:
+            raise typer.BadParameter(f"{', '.join(given)} belong to the codec's own models, not to {values['base']}")
+        _train_paper_model(
+            values, data, out, dataset.value, time_budget, steps, resume, batch, crop, seed, limit, rate, bf16,
+            description, device.value, quiet=quiet, as_json=as_json,
+        )  # fmt: skip
+        return
+    if crop is not None and crop % 16:
+        raise typer.BadParameter(f"--crop {crop} is not a multiple of 16")
+    from looc_codec.datasets import SMALL_SIDES
     from looc_codec.training.loop import TrainOptions, has_fast_bf16
     from looc_codec.training.parallel import end_process
     from looc_codec.training.run import RunRequest
@@ -203,8 +246,8 @@ def train(
         stage=stage.value,
         minutes=None if steps else (time_budget or 30.0),
         steps=steps,
-        batch=batch,
-        crop=crop,
+        batch=batch or 8,
+        crop=crop or SMALL_SIDES.get(dataset.value, DEFAULT_CROP) // 16 * 16,
         seed=seed,
         bf16=has_fast_bf16(device.value) if bf16 is None else bf16,
         optimizer=optimizer.value,
@@ -214,9 +257,6 @@ def train(
         branch_rate=fresh.branch_rate * rate,
         prior_rate=fresh.prior_rate * rate,
     )
-    values = {} if config is None else _read_config(config)
-    if name is not None:
-        values["name"] = name
     request = RunRequest(
         data=data,
         out=out,
@@ -231,12 +271,44 @@ def train(
         dataset=dataset.value,
     )
     with ExitStack() as stack:
-        report = _reporter(stack, options, quiet=quiet, as_json=as_json)
+        report = _reporter(stack, stage.value, quiet=quiet, as_json=as_json)
         finished = run_training(request, report)
     if not finished:
         note(f"looc: stopped early; go on with: looc train --data {data} --out {out} --resume")
         raise typer.Exit(130)
     end_process()
+
+
+def _train_paper_model(
+    values: dict[str, Any], data: Path, out: Path, dataset: str, time_budget: float | None, steps: int | None,
+    resume: bool, batch: int | None, crop: int | None, seed: int, limit: int | None, rate: float, bf16: bool | None,
+    description: str, device: str, *, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """One of the paper's models, by the paper's recipe."""
+    from looc_codec.reproduction.paper_model import PaperConfig, PaperRequest, default_batch, train_paper_model
+    from looc_codec.reproduction.trainer import SMALL_RATE, TrainSettings
+
+    config = PaperConfig.from_dict(values)
+    settings = TrainSettings(
+        minutes=None if steps else (time_budget or 30.0), steps=steps, batch=batch or default_batch(config, dataset),
+        seed=seed, bf16=bool(bf16), limit=limit, rate=SMALL_RATE * rate,
+    )  # fmt: skip
+    request = PaperRequest(
+        data=data, out=out, config=config, settings=settings, dataset=dataset, crop=crop, device=device,
+        resume=resume, description=description,
+    )  # fmt: skip
+    with ExitStack() as stack:
+        finished = train_paper_model(request, _reporter(stack, config.base, quiet=quiet, as_json=as_json))
+    if not finished:
+        note(f"looc: stopped early; go on with: looc train --data {data} --out {out} --config {config.base} --resume")
+        raise typer.Exit(130)
+
+
+def _config_values(config: str | None) -> dict[str, Any]:
+    """The fields that --config names; `base` among them for one of the paper's models."""
+    if config is None:
+        return {}
+    return {"base": config} if config in PAPER_MODELS else _read_config(Path(config))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -245,13 +317,15 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not a JSON file of model configuration fields ({error})") from None
+        raise ModelError(
+            f"{path} is neither {' nor '.join(PAPER_MODELS)}, nor a JSON file of model configuration fields ({error})"
+        ) from None
     if not isinstance(values, dict):
         raise ModelError(f"{path} must hold a JSON object of model configuration fields")
     return values
 
 
-def _reporter(stack: ExitStack, options: Any, *, quiet: bool, as_json: bool) -> Any:
+def _reporter(stack: ExitStack, words: str, *, quiet: bool, as_json: bool) -> Any:
     """A report function: JSON lines for scripts, a live display on a terminal, plain lines now and then elsewhere."""
     if as_json:
         return lambda kind, row: print_json({"kind": kind, **row}) if kind in ("training", "details", "done") else None
@@ -282,7 +356,7 @@ def _reporter(stack: ExitStack, options: Any, *, quiet: bool, as_json: bool) -> 
         elif kind == "training":
             progress.update(
                 task,
-                description=f"training ({options.stage})",
+                description=f"training ({words})",
                 total=1.0,
                 completed=row["progress"],
                 figures=_figures(row),
@@ -308,7 +382,8 @@ def _reporter(stack: ExitStack, options: Any, *, quiet: bool, as_json: bool) -> 
 def _figures(row: dict[str, Any]) -> str:
     psnr = f"{row['psnr_db']:.2f} dB, " if row["psnr_db"] != "" else ""
     speed = f"{row['images_per_second']:.0f} images/s"
-    return f"step {row['step']}: loss {row['loss']:.3f}, {row['bpp']:.3f} bpp, {psnr}{speed}"
+    bpp = f"{row['bpp']:.3f} bpp, " if row["bpp"] != "" else ""
+    return f"step {row['step']}: loss {row['loss']:.3f}, {bpp}{psnr}{speed}"
 
 
 def _details(row: dict[str, Any]) -> str:

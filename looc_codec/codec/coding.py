@@ -28,6 +28,11 @@ class Coding:
     wiener: Wiener | None
 
     @property
+    def parts(self) -> tuple[np.ndarray, ...]:
+        """What two decoders must agree on."""
+        return (self.latent,) if self.details is None else (self.latent, self.details)
+
+    @property
     def filter(self) -> bytes:
         """The filter as bytes, empty where there is none."""
         return self.wiener.to_bytes() if self.wiener else b""

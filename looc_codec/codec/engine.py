@@ -80,8 +80,11 @@ class Engine:
         return name in self._graphs
 
     def prepare(self, names: tuple[str, ...]) -> threading.Thread:
-        """Makes sessions in the background, while other work goes on."""
-        thread = threading.Thread(target=lambda: [self.session(name) for name in names if self.has(name)], daemon=True)
+        """Makes sessions in the background, while other work goes on.
+
+        A process that ends meanwhile waits for the thread: ONNX Runtime aborts when the interpreter goes from under it.
+        """
+        thread = threading.Thread(target=lambda: [self.session(name) for name in names if self.has(name)])
         thread.start()
         return thread
 

@@ -15,10 +15,11 @@ import json
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -55,29 +56,38 @@ KERNEL_DIMS = 4
 """Dimensions of the tensors that are packed; all others are small."""
 
 
-class CodecModel:
-    """A model as the codec uses it.
+class Config(Protocol):
+    """What every model's configuration has."""
 
-    `core` are the format-critical integers, `transforms` the float tensors of analysis and synthesis as they are stored
-    (kernels packed, see packing.py), `shapes` the shapes of the packed ones, `graphs` the exported networks. Raises ModelError
-    where these are not parts of one model. Safe to share between threads.
+    name: str
+    version: int
+
+    def to_dict(self) -> dict: ...
+
+
+class StoredModel:
+    """What every kind of model is: parts of a weights file, never changed, and the engines that run its networks.
+
+    `config` has the name, the version and the sizes, `core` holds the format-critical tensors, `transforms` the float tensors of the
+    networks as they are stored (kernels packed, see packing.py), `shapes` the shapes of the packed ones, `graphs` the exported
+    networks. Safe to share between threads.
     """
 
+    kind = ""
+    """What a weights file says of itself; nothing in those of the codec's own models, the first kind that there was."""
+    only_qualities: tuple[int, ...] = ()
+    """The qualities that its files have; empty for the whole scale."""
+    fingerprint: bytes
+
     def __init__(
-        self, config: LoocConfig, core: Core, transforms: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], graphs: Mapping[str, Graph], description: str = ""
+        self, config: Config, core: Core, transforms: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], graphs: Mapping[str, Graph], description: str = ""
     ) -> None:
-        require_legal(core, config)
         for tensor in (*core.values(), *transforms.values()):
             tensor.flags.writeable = False
         self.config, self.description = config, description
         self.core: Mapping[str, np.ndarray] = MappingProxyType(dict(core))
         self.transforms: Mapping[str, np.ndarray] = MappingProxyType(dict(transforms))
         self.shapes, self.graphs = MappingProxyType(dict(shapes)), MappingProxyType(dict(graphs))
-        self.fingerprint = fingerprint_of(config, dict(self.core))
-        self.tables = CodeTables(
-            config, self.core["codebook.codevectors"], self.core["codebook.digit_factor"], self.core.get("codebook.live"),
-            unpack_frequencies(self.core["codebook.frequencies"], 2**TABLE_BITS),
-        )  # fmt: skip
         self._engines: dict[tuple[int, int, str], Engine] = {}
 
     @property
@@ -87,22 +97,6 @@ class CodecModel:
     @property
     def version(self) -> int:
         return self.config.version
-
-    @functools.cached_property
-    def search(self) -> CodeSearch:
-        """The encoder's choice of codes with the model's tables."""
-        return CodeSearch(self.tables)
-
-    @functools.cached_property
-    def signed_companding(self) -> np.ndarray:
-        """Companded values `(65536,)` int8 of latents as unsigned 16-bit numbers: of 0 to 32767, then of -32768 to -1."""
-        positive = self.core["prior.companding"].astype(np.int8)
-        return np.concatenate([positive, -positive[-1:], -positive[:0:-1]])
-
-    @property
-    def has_details(self) -> bool:
-        """Whether pictures may have a segment of details."""
-        return self.config.detail_channels > 0
 
     def tensor(self, name: str) -> np.ndarray:
         """A tensor as graphs read it: integers as they are, parameters of the transforms as float32."""
@@ -124,6 +118,37 @@ class CodecModel:
             if key not in self._engines:
                 self._engines[key] = Engine(self.graphs, self.tensor, threads, device)
             return self._engines[key]
+
+
+class CodecModel(StoredModel):
+    """A model as the codec uses it. Raises ModelError where its parts are not those of one model."""
+
+    def __init__(
+        self, config: LoocConfig, core: Core, transforms: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], graphs: Mapping[str, Graph], description: str = ""
+    ) -> None:
+        require_legal(core, config)
+        super().__init__(config, core, transforms, shapes, graphs, description)
+        self.fingerprint = fingerprint_of(config, dict(self.core))
+        self.tables = CodeTables(
+            config, self.core["codebook.codevectors"], self.core["codebook.digit_factor"], self.core.get("codebook.live"),
+            unpack_frequencies(self.core["codebook.frequencies"], 2**TABLE_BITS),
+        )  # fmt: skip
+
+    @functools.cached_property
+    def search(self) -> CodeSearch:
+        """The encoder's choice of codes with the model's tables."""
+        return CodeSearch(self.tables)
+
+    @functools.cached_property
+    def signed_companding(self) -> np.ndarray:
+        """Companded values `(65536,)` int8 of latents as unsigned 16-bit numbers: of 0 to 32767, then of -32768 to -1."""
+        positive = self.core["prior.companding"].astype(np.int8)
+        return np.concatenate([positive, -positive[-1:], -positive[:0:-1]])
+
+    @property
+    def has_details(self) -> bool:
+        """Whether pictures may have a segment of details."""
+        return self.config.detail_channels > 0
 
     def quality_row(self, name: str, quality: int) -> np.ndarray:
         """The stored row of a quality of one of the core's quality tables, `(1, width, 1, 1)` float32."""
@@ -151,7 +176,7 @@ def stored_transforms(parameters: Mapping[str, np.ndarray]) -> StoredTransforms:
     return StoredTransforms(tensors, shapes)
 
 
-def write_model(model: CodecModel, path: Path) -> None:
+def write_model(model: StoredModel, path: Path) -> None:
     """Writes the weights file."""
     tensors = {CRITICAL + name: value for name, value in model.core.items()} | dict(model.transforms)
     tensors |= {GRAPH + name: np.frombuffer(graph.onnx, np.uint8) for name, graph in model.graphs.items()}
@@ -159,7 +184,7 @@ def write_model(model: CodecModel, path: Path) -> None:
         "name": model.name, "version": model.version, "fingerprint": model.fingerprint.hex(), "config": model.config.to_dict(),
         "description": model.description, "shapes": dict(model.shapes), "graphs": {name: list(graph.tensors) for name, graph in model.graphs.items()},
         "graphs_sha256": _graphs_sha256(model.graphs),
-    }  # fmt: skip
+    } | ({"kind": model.kind} if model.kind else {})  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path, metadata={"looc": json.dumps(meta, sort_keys=True)})
     # safetensors writes private files; a model installed by one user is for all of them.
@@ -173,13 +198,32 @@ def _graphs_sha256(graphs: Mapping[str, Graph]) -> str:
     return digest.hexdigest()
 
 
+Made = TypeVar("Made", bound=StoredModel)
+
+
 def read_model(path: Path) -> CodecModel:
-    """Reads a weights file; every malformed file raises ModelError."""
+    """Reads a weights file of the codec's own kind; every other or malformed file raises ModelError."""
+    return read_stored(path, CodecModel, LoocConfig.from_dict)
+
+
+def kind_in(path: Path) -> str:
+    """The kind of model that a weights file says it holds; ModelError for what is none."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return str(json.loads((file.metadata() or {})["looc"]).get("kind", ""))
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{path} is not a looc weights file ({type(error).__name__}: {error})") from None
+
+
+def read_stored(path: Path, kind: type[Made], config_of: Callable[[dict], Config]) -> Made:
+    """Reads a weights file of one kind of model; every other or malformed file raises ModelError."""
     try:
         with safe_open(path, framework="np") as file:
             meta = json.loads((file.metadata() or {})["looc"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        config = LoocConfig.from_dict(meta["config"])
+        if meta.get("kind", "") != kind.kind:
+            raise ModelError(f"{path} holds a model of another kind ({meta.get('kind') or 'the codec of looc train'}) than is needed here")
+        config = config_of(meta["config"])
         core = {name.removeprefix(CRITICAL): value for name, value in tensors.items() if name.startswith(CRITICAL)}
         graphs = _read_graphs(meta, tensors)
         transforms = {name: value for name, value in tensors.items() if not name.startswith((CRITICAL, GRAPH))}
@@ -189,7 +233,7 @@ def read_model(path: Path) -> CodecModel:
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is not a looc weights file ({type(error).__name__}: {error})") from None
     _require_transforms(path, graphs, transforms, shapes)
-    model = CodecModel(config, core, transforms, shapes, graphs, description)
+    model = kind(config, core, transforms, shapes, graphs, description)
     if model.fingerprint.hex() != fingerprint:
         raise ModelError(f"{path} is damaged: its tensors do not match their fingerprint; install the weights again")
     return model
@@ -222,13 +266,3 @@ def _require_transforms(path: Path, graphs: Mapping[str, Graph], transforms: Map
             raise ModelError(f"{path} does not fit its own configuration: {name} has another shape")
         if not np.isfinite(stored[-1]).all():
             raise ModelError(f"{path} holds weights that are not finite numbers; install the weights again")
-
-
-@functools.lru_cache(maxsize=4)
-def _cached_model(path: str, modified_ns: int) -> CodecModel:
-    return read_model(Path(path))
-
-
-def cached_model(path: Path) -> CodecModel:
-    """`read_model`, once per process for a file that does not change."""
-    return _cached_model(str(path), path.stat().st_mtime_ns)

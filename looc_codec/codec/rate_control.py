@@ -16,7 +16,8 @@ import numpy as np
 from looc_codec import progress
 from looc_codec.codec.coding import Coding
 from looc_codec.codec.encoder import Encoder
-from looc_codec.codec.model import CodecModel
+from looc_codec.codec.grid import GridCoding
+from looc_codec.codec.kinds import AnyModel
 from looc_codec.codec.search import ENCODER_LAMBDA
 from looc_codec.config import QUALITY_MAX, QUALITY_MIN
 from looc_codec.errors import ImageError
@@ -59,7 +60,7 @@ class Trial:
     """
 
     data: bytes
-    coding: Coding
+    coding: Coding | GridCoding
     lagrangian: float = ENCODER_LAMBDA
     psnr_db: float | None = None
     notice: str | None = None
@@ -69,7 +70,7 @@ class Trial:
         return self.coding.quality
 
 
-def packed(model: CodecModel, coding: Coding, size: tuple[int, int], chunks: tuple[Chunk, ...], colour: Colour) -> bytes:
+def packed(model: AnyModel, coding: Coding | GridCoding, size: tuple[int, int], chunks: tuple[Chunk, ...], colour: Colour) -> bytes:
     """The .looc file of a coding of a picture of `size` (H, W)."""
     return pack(Container(size[1], size[0], coding.quality, model.fingerprint, coding.segments, coding.checksum, chunks, colour, coding.filter))
 

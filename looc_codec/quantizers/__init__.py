@@ -46,11 +46,12 @@ from looc_codec.quantizers.looc import LooCQuantizer
 from looc_codec.quantizers.pq import PQQuantizer
 from looc_codec.quantizers.quantizer import CodebookUsage, Quantizer, QuantizerOutput
 from looc_codec.quantizers.rq import RQQuantizer
+from looc_codec.quantizers.search import cluster_centres
 from looc_codec.quantizers.sq import SQQuantizer, sq_reconstruction_loss
 from looc_codec.quantizers.vq import VQQuantizer
 from looc_codec.quantizers.vq_ema import VQEMAQuantizer
 from looc_codec.quantizers.vqgan_fc import VQGANFCQuantizer
-from looc_codec.quantizers.vqgan_lc import VQGANLCQuantizer, cluster_centres
+from looc_codec.quantizers.vqgan_lc import VQGANLCQuantizer
 
 __all__ = [
     "QUANTIZERS", "CVQQuantizer", "CodebookUsage", "HVQQuantizer", "LearnedCodebook", "LooCQuantizer", "PQQuantizer", "Quantizer",

@@ -7,8 +7,9 @@ Chuanxia Zheng and Andrea Vedaldi 2023, "Online Clustered Codebook", section 3.2
     alpha_k = exp(-10 K N_k / (1 - g) - 0.001)          1 for a dead codevector, nothing for one of average use
     c_k <- (1 - alpha_k) c_k + alpha_k a_k              a_k: the anchor, a feature of the batch
 
-Anchors are the closest feature, a random one of a pool, or one draw from the softmax of the similarities. The codebook
-also has the gradients of VQ's loss, and an optional contrastive loss, which the released training scripts leave off.
+Anchors are the closest feature, a random one, a unique one of a pool, or drawn by probability, the softmax of the
+similarities: the names of the authors' poster. The codebook also has the gradients of VQ's loss, and an optional
+contrastive loss, which the released training scripts leave off.
 """
 
 from __future__ import annotations

@@ -19,11 +19,11 @@ from torch.nn import functional
 
 from looc_codec.errors import ModelError
 from looc_codec.quantizers import search
-from looc_codec.quantizers.gradients import Gradient, rotated, straight_through
-from looc_codec.quantizers.search import Match
+from looc_codec.quantizers.gradients import Gradient, QuantisedStraightThrough, rotated
+from looc_codec.quantizers.search import Match, cluster_centres
 
 Update = Literal["cvq", "ema", "near", "gradient"]
-Anchor = Literal["closest", "random", "probrandom"]
+Anchor = Literal["closest", "random", "unique", "probability"]
 
 REVIVAL = 10.0
 REVIVAL_OFFSET = 1e-3
@@ -32,6 +32,8 @@ LEAST_ANCHOR_WEIGHT = 2.0**-25
 """A smaller weight is lost in float32 rounding, so such a codevector needs no search for its anchor."""
 CONTRASTIVE_TEMPERATURE = 0.07
 EMA_SMOOTHING = 1e-5
+START_ROUNDS = 10
+"""Rounds of Lloyd's iteration at the start. More change little: the latents move from the first step on."""
 NEAR_EVERY_STEPS = 20
 NEAR_SHARE = 0.03
 NEAR_NOISE = 0.01
@@ -51,9 +53,10 @@ class LearnedCodebook(nn.Module):
     - `update`: "gradient" (default): the optimiser moves codevectors through the loss. "cvq": so it does, and unused
       codevectors move to features of the batch, their anchors. "near": so it does, and every 20 steps the least used
       codevector moves beside the most used one. "ema": codevectors are moving averages of their units, without gradient.
-    - `anchor`, for "cvq": the "closest" (default) feature of the batch, a "random" one from a pool of K features, or
-      "probrandom", one draw from the softmax of the similarities. `online`: update in every training step (default), or
-      False: in the first one only.
+    - `anchor`, for "cvq", by the names of CVQ's poster: the "closest" (default) feature of the batch; a "random" one,
+      which several codevectors may share; a "unique" one, no two alike, from a pool of K features (the released code's
+      "random"); or by "probability", one draw from the softmax of the similarities (released: "probrandom"). `online`:
+      update in every training step (default), or False: in the first one only.
     - `restart_below`, for "ema" (default 0, never): a codevector whose moving count falls below it becomes a random unit
       of the batch, with a count of one.
     - `gradient`: "straight-through" (default) or "rotation" (Fifty et al. 2024), per unit.
@@ -101,7 +104,7 @@ class LearnedCodebook(nn.Module):
         if update == "cvq":
             self.register_buffer("use", torch.zeros(size))
             self.register_buffer("updates", torch.tensor(0))
-            if anchor == "random":
+            if anchor == "unique":
                 self.register_buffer("pool", torch.zeros(size, dim))
                 self.register_buffer("pooled", torch.tensor(0))
         elif update == "near":
@@ -126,21 +129,28 @@ class LearnedCodebook(nn.Module):
         """
         units = units.to(self.codevectors.dtype)
         codes = self.nearest(units)
-        chosen = self.codevectors[codes]
-        if self.update == "ema":
-            loss = self.commitment_weight * functional.mse_loss(units, chosen)
+        codebook_weight = 0.0 if self.update == "ema" else self.codebook_weight
+        if self.gradient == "rotation":
+            found = self.codevectors[codes]
+            loss = vq_loss(units, found, codebook_weight, self.commitment_weight)
+            chosen = rotated(units, found)
         else:
-            loss = vq_loss(units, chosen, self.codebook_weight, self.commitment_weight)
+            chosen, loss = QuantisedStraightThrough.apply(units, self.codevectors, codes, codebook_weight, self.commitment_weight)
         if self.contrastive_weight:
             loss = loss + self.contrastive_weight * self.contrast(units.detach())
-        estimate = rotated if self.gradient == "rotation" else straight_through
         if self.training and len(units):
             self.learn(units.detach(), codes)
-        return estimate(units, chosen), codes, loss
+        return chosen, codes, loss
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Codevectors `(..., d*)` of integer codes `(...)`."""
         return self.codevectors[codes.long()]
+
+    @torch.no_grad()
+    def start_at(self, units: Tensor, generator: torch.Generator | None = None) -> None:
+        """Takes cluster centres of units `(n, d*)` as codevectors; too few units leave the codebook as it is."""
+        if len(units) >= self.size:
+            self.set_codevectors(cluster_centres(units.to(self.codevectors.dtype), self.size, START_ROUNDS, generator))
 
     @torch.no_grad()
     def set_codevectors(self, codevectors: Tensor) -> None:
@@ -205,8 +215,10 @@ class LearnedCodebook(nn.Module):
         self.use.lerp_(share, 1 - self.decay)
         weight = torch.exp(-REVIVAL * self.size * self.use / (1 - self.decay) - REVIVAL_OFFSET)
         moving = (weight > LEAST_ANCHOR_WEIGHT).nonzero().flatten()
-        if self.anchor == "random":
+        if self.anchor == "unique":
             anchors = self.draw_from_pool(units)[moving]
+        elif self.anchor == "random":
+            anchors = units[torch.randint(len(units), (len(moving),), device=units.device)]
         elif len(moving):
             anchors = units[self.anchor_of(units, self.codevectors[moving])]
         if len(moving):
@@ -220,11 +232,11 @@ class LearnedCodebook(nn.Module):
         """
         best = torch.full((len(codevectors),), -math.inf, dtype=units.dtype, device=units.device)
         anchor = torch.zeros(len(codevectors), dtype=torch.int64, device=units.device)
-        chunk = max(1, search.SEARCH_ENTRIES // len(codevectors))
+        chunk = search.chunk_of(units, len(codevectors))
         for start, part in zip(range(0, len(units), chunk), units.split(chunk), strict=True):
             # One row for each codevector: similarity is symmetric, and the largest of a row is found ten times as fast.
             similarity = self.similarity(codevectors, part)
-            if self.anchor == "probrandom":
+            if self.anchor == "probability":
                 similarity = similarity - torch.empty_like(similarity).exponential_().log()
             index = search.largest_of_rows(similarity)
             largest = similarity.gather(1, index[:, None])[:, 0]

@@ -86,8 +86,8 @@ class LooCQuantizer(Quantizer):
       interpolation and pooling follow the lookup as one fixed blur; `interp` then makes no difference.
     - `update`: "cvq" (default): gradients, and unused codevectors move to features of the batch, their anchors.
       "ema": codevectors are moving averages of their units, without gradient. "gradient": gradients only.
-    - `anchor`, for "cvq": the "closest" (default) feature of the batch, a "random" one from a pool of K features, or
-      "probrandom", one draw from the softmax of the similarities.
+    - `anchor`, for "cvq": the "closest" (default) feature of the batch, a "random" or "unique" one, or one drawn by
+      "probability" (`LearnedCodebook`).
     - `online`, for "cvq": update in every training step (default), or False: in the first one only.
     - `gradient`: "straight-through" (default) or "rotation" (Fifty et al. 2024), per unit.
     - `codebook_weight` (1), `commitment_weight` (0.25; mu of paper eq. 3), `contrastive_weight` (0; CVQ's extra loss),
@@ -191,6 +191,10 @@ class LooCQuantizer(Quantizer):
         chosen, codes, loss = self.codebook(units_of(spread, self.codebook.dim))
         latent_hat = self.gather(latent_of(chosen, spread.shape))
         return QuantizerOutput(latent_hat, codes.view(self.code_shape(spread)), loss)
+
+    @torch.no_grad()
+    def start_at(self, latent: Tensor, generator: torch.Generator | None = None) -> None:
+        self.codebook.start_at(units_of(self.spread(latent), self.codebook.dim), generator)
 
     @torch.no_grad()
     def codes(self, latent: Tensor) -> Tensor:

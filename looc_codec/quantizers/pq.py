@@ -5,7 +5,7 @@ baseline with learned books in LooC (section 3.1, eq. 2; tables 1 and 10).
 
     z(i, j) = [v_1, ..., v_m], v_q of d* = d / m channels;  z_hat(i, j) = [c_1(k_1), ..., c_m(k_m)], k_q chosen in book q
 
-Losses are summed over books and books learn by CVQ's rule with anchors "probrandom" and cosine match, as in LooC's
+Losses are summed over books and books learn by CVQ's rule with anchors drawn by "probability" and cosine match, as in LooC's
 release. Two facts of that release are not repeated: it cuts image rows of single channels instead of groups of
 channels (a slip of layout), so its printed PQ rows come from a damaged baseline; and it divides K by m without saying
 so, which is an option here: `size_of`.
@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from looc_codec.errors import ModelError
-from looc_codec.quantizers.gradients import Gradient
-from looc_codec.quantizers.learned_codebook import Anchor, LearnedCodebook, Update
+from looc_codec.quantizers.gradients import Gradient, QuantisedStraightThrough, rotated
+from looc_codec.quantizers.learned_codebook import Anchor, LearnedCodebook, Update, vq_loss
 from looc_codec.quantizers.quantizer import Quantizer, QuantizerOutput
-from looc_codec.quantizers.search import Match
+from looc_codec.quantizers.search import Match, nearest_of_books
 
 SizeOf = Literal["book", "all"]
 
@@ -44,7 +44,7 @@ class PQQuantizer(Quantizer):
         size_of: SizeOf = "book",
         match: Match = "cosine",
         update: Update = "cvq",
-        anchor: Anchor = "probrandom",
+        anchor: Anchor = "probability",
         decay: float = 0.99,
         gradient: Gradient = "straight-through",
         codebook_weight: float = 1.0,
@@ -84,27 +84,52 @@ class PQQuantizer(Quantizer):
         self.check_latent(latent)
         batch, _, height, width = latent.shape
         cut = latent.view(batch, len(self.codebooks), self.codevector_dim, height, width)
-        return cut.permute(1, 0, 3, 4, 2).reshape(len(self.codebooks), -1, self.codevector_dim)
+        return cut.permute(1, 0, 3, 4, 2).reshape(len(self.codebooks), -1, self.codevector_dim).to(self.codebooks[0].codevectors.dtype)
 
-    def join(self, units: list[Tensor], batch: int, height: int, width: int) -> Tensor:
-        """The inverse of `units`."""
-        joined = torch.stack(units).view(len(units), batch, height, width, self.codevector_dim)
+    def join(self, units: Tensor, latent: Tensor) -> Tensor:
+        """The inverse of `units` for a latent or codes `(B, ..., h, w)`."""
+        batch, _, height, width = latent.shape
+        joined = units.view(len(self.codebooks), batch, height, width, self.codevector_dim)
         return joined.permute(1, 0, 4, 2, 3).reshape(batch, self.channels, height, width)
 
     def forward(self, latent: Tensor) -> QuantizerOutput:
         """`(B, d, h, w)` → latent_hat `(B, d, h, w)`, codes `(B, m, h, w)`, loss summed over books."""
-        batch, _, height, width = latent.shape
-        chosen, codes, losses = zip(*(book(part) for book, part in zip(self.codebooks, self.units(latent), strict=True)), strict=True)
-        planes = torch.stack(codes).view(len(codes), batch, height, width).transpose(0, 1).contiguous()
-        return QuantizerOutput(self.join(list(chosen), batch, height, width), planes, torch.stack(losses).sum())
+        units, books, first = self.units(latent), self.stacked(), self.codebooks[0]
+        codes = nearest_of_books(units.detach(), books.detach(), first.match)
+        codebook_weight = 0.0 if first.update == "ema" else first.codebook_weight
+        if first.gradient == "rotation":
+            found = books.flatten(0, 1)[self.joint(codes)]
+            flat = units.flatten(0, 1)
+            chosen, loss = rotated(flat, found), vq_loss(flat, found, codebook_weight, first.commitment_weight)
+        else:
+            chosen, loss = QuantisedStraightThrough.apply(units.flatten(0, 1), books.flatten(0, 1), self.joint(codes), codebook_weight, first.commitment_weight)
+        if self.training and units.shape[1]:
+            for book, part, own in zip(self.codebooks, units.detach(), codes, strict=True):
+                book.learn(part, own)
+        # A mean over all books, where the paper adds the means of each.
+        return QuantizerOutput(self.join(chosen.view(units.shape), latent), self.planes(codes, latent), len(books) * loss)
+
+    def stacked(self) -> Tensor:
+        """Codevectors of all books `(m, K, d*)`, with a gradient to each."""
+        return torch.stack([book.codevectors for book in self.codebooks])
+
+    def joint(self, codes: Tensor) -> Tensor:
+        """Codes `(m, n)` as numbers `(m n,)` of codevectors of all books in a row."""
+        return (codes + self.codebooks[0].size * torch.arange(len(codes), device=codes.device)[:, None]).flatten()
+
+    def planes(self, codes: Tensor, latent: Tensor) -> Tensor:
+        """`(m, n)` → `(B, m, h, w)`."""
+        return codes.view(len(codes), len(latent), *latent.shape[2:]).transpose(0, 1).contiguous()
+
+    def start_at(self, latent: Tensor, generator: torch.Generator | None = None) -> None:
+        for book, part in zip(self.codebooks, self.units(latent), strict=True):
+            book.start_at(part, generator)
 
     @torch.no_grad()
     def codes(self, latent: Tensor) -> Tensor:
-        codes = torch.stack([book.nearest(part) for book, part in zip(self.codebooks, self.units(latent), strict=True)])
-        return codes.view(len(codes), len(latent), *latent.shape[2:]).transpose(0, 1).contiguous()
+        return self.planes(nearest_of_books(self.units(latent), self.stacked(), self.codebooks[0].match), latent)
 
     def lookup(self, codes: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         self.check_codes(codes, len(self.codebooks))
-        batch, _, height, width = codes.shape
-        chosen = [book.lookup(codes[:, plane].reshape(-1)) for plane, book in enumerate(self.codebooks)]
-        return self.check_size(self.join(chosen, batch, height, width), size)
+        chosen = self.stacked().flatten(0, 1)[self.joint(codes.transpose(0, 1).flatten(1).long())]
+        return self.check_size(self.join(chosen, codes), size)

@@ -73,6 +73,10 @@ class Quantizer(nn.Module, ABC):
         `size` is (h, w); it is needed only where the code grid does not tell it (HVQ with odd sizes).
         """
 
+    def start_at(self, latent: Tensor, generator: torch.Generator | None = None) -> None:
+        """Starts codebooks at clusters of a latent `(B, d, h, w)`, where a quantizer has no start of its own; before the first training
+        step. `generator`, one of the CPU, draws what clusters start from."""
+
     @property
     @abstractmethod
     def codebook_sizes(self) -> tuple[int, ...]:

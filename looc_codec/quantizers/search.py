@@ -10,8 +10,10 @@ from torch.nn import functional
 
 Match = Literal["cosine", "l2"]
 
-SEARCH_ENTRIES = 1 << 22
-"""Most entries of a units × codevectors matrix held at once: 16 MiB of float32."""
+SEARCH_ENTRIES = 1 << 20
+"""Most entries of a units × codevectors matrix held at once on the CPU: 4 MiB of float32, which stay in its cache."""
+DEVICE_SEARCH_ENTRIES = 1 << 28
+"""The same on an accelerator, where few large products are faster than many small ones: 1 GiB."""
 
 
 def scores(units: Tensor, codevectors: Tensor, match: Match = "l2") -> Tensor:
@@ -36,9 +38,47 @@ def similarity(units: Tensor, codevectors: Tensor, match: Match = "l2") -> Tenso
 
 @torch.no_grad()
 def nearest(units: Tensor, codevectors: Tensor, match: Match = "l2") -> Tensor:
-    """Code `(n,)` int64 of each unit `(n, d*)`; at most SEARCH_ENTRIES scores are held at once."""
-    chunk = max(1, SEARCH_ENTRIES // len(codevectors))
-    return torch.cat([largest_of_rows(scores(part, codevectors, match)) for part in units.split(chunk)])
+    """Code `(n,)` int64 of each unit `(n, d*)`; a bounded number of scores is held at once."""
+    return torch.cat([largest_of_rows(scores(part, codevectors, match)) for part in units.split(chunk_of(units, len(codevectors)))])
+
+
+@torch.no_grad()
+def nearest_of_books(units: Tensor, books: Tensor, match: Match = "l2") -> Tensor:
+    """Code `(m, n)` int64 of each unit `(m, n, d*)` in its own of m books `(m, K, d*)`: `nearest` for all of them at once."""
+    books_count, size, _ = books.shape
+    with torch.autocast(units.device.type, enabled=False):
+        if match == "cosine":
+            turned, offset = functional.normalize(books, dim=2).mT, None
+        else:
+            turned, offset = books.mT, 0.5 * (books**2).sum(2)[:, None]
+        found = []
+        for part in units.split(chunk_of(units, books_count * size), dim=1):
+            product = torch.bmm(part, turned) if offset is None else torch.bmm(part, turned) - offset
+            found.append(largest_of_rows(product.flatten(0, 1)).view(product.shape[:2]))
+    return torch.cat(found, 1)
+
+
+def chunk_of(units: Tensor, size: int) -> int:
+    """How many units are compared with `size` codevectors at once, at least one."""
+    return max(1, (SEARCH_ENTRIES if units.device.type == "cpu" else DEVICE_SEARCH_ENTRIES) // size)
+
+
+@torch.no_grad()
+def cluster_centres(features: Tensor, size: int, rounds: int = 20, generator: torch.Generator | None = None) -> Tensor:
+    """`size` cluster centres `(size, D)` of features `(n, D)`, n >= size, by Lloyd's iteration from random features.
+
+    A centre that loses all its features becomes a random feature.
+    """
+    if len(features) < size:
+        raise ValueError(f"{len(features)} features cannot make {size} centres")
+    centres = features[torch.randperm(len(features), generator=generator)[:size]].clone()
+    for _ in range(rounds):
+        codes = nearest(features, centres)
+        counts = torch.bincount(codes, minlength=size)
+        centres = torch.zeros_like(centres).index_add_(0, codes, features) / counts.clamp_min(1)[:, None]
+        empty = (counts == 0).nonzero().flatten()
+        centres[empty] = features[torch.randint(len(features), (len(empty),), generator=generator)]
+    return centres
 
 
 def largest_of_rows(matrix: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from looc_codec.errors import ModelError
 from looc_codec.quantizers.quantizer import QuantizerOutput
-from looc_codec.quantizers.search import similarity
+from looc_codec.quantizers.search import largest_of_rows, similarity
 from looc_codec.quantizers.units import latent_of, units_of
 from looc_codec.quantizers.vq import OneCodeQuantizer
 
@@ -79,6 +79,9 @@ class SQQuantizer(OneCodeQuantizer):
         """tau of the next training step."""
         return max(LEAST_TEMPERATURE, math.exp(-self.temperature_decay * int(self.steps)))
 
+    def start_at(self, latent: Tensor, generator: torch.Generator | None = None) -> None:
+        """Nothing: its codevectors start at N(0, 1), and its variance is set for that."""
+
     def log_posterior(self, units: Tensor) -> Tensor:
         """log P(k | z) `(n, K)` of units `(n, d)`."""
         return functional.log_softmax(similarity(units, self.codebook.codevectors) / (2 * self.variance), dim=1)
@@ -88,7 +91,8 @@ class SQQuantizer(OneCodeQuantizer):
         self.check_latent(latent)
         units = units_of(latent, self.channels).to(self.codebook.codevectors.dtype)
         log_posterior = self.log_posterior(units)
-        codes = self.codebook.nearest(units)
+        # In evaluation the search that `codes` does, which may decide otherwise where two codevectors are as near.
+        codes = largest_of_rows(log_posterior) if self.training else self.codebook.nearest(units)
         if self.training:
             weights = functional.gumbel_softmax(log_posterior, self.temperature, dim=1)
             with torch.autocast(units.device.type, enabled=False):

@@ -47,6 +47,10 @@ class OneCodeQuantizer(Quantizer):
         chosen, codes, loss = self.codebook(units_of(latent, self.channels))
         return QuantizerOutput(latent_of(chosen, latent.shape), codes.view(len(latent), 1, *latent.shape[2:]), loss)
 
+    def start_at(self, latent: Tensor, generator: torch.Generator | None = None) -> None:
+        self.check_latent(latent)
+        self.codebook.start_at(units_of(latent, self.channels), generator)
+
     @torch.no_grad()
     def codes(self, latent: Tensor) -> Tensor:
         self.check_latent(latent)

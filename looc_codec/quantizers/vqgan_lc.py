@@ -21,24 +21,6 @@ from looc_codec.quantizers.search import nearest
 from looc_codec.quantizers.vqgan_fc import ProjectedQuantizer
 
 
-@torch.no_grad()
-def cluster_centres(features: Tensor, size: int, rounds: int = 20, generator: torch.Generator | None = None) -> Tensor:
-    """`size` cluster centres `(size, D)` of features `(n, D)`, n >= size, by Lloyd's iteration from random features.
-
-    A centre that loses all its features becomes a random feature.
-    """
-    if len(features) < size:
-        raise ValueError(f"{len(features)} features cannot make {size} centres")
-    centres = features[torch.randperm(len(features), generator=generator)[:size]].clone()
-    for _ in range(rounds):
-        codes = nearest(features, centres)
-        counts = torch.bincount(codes, minlength=size)
-        centres = torch.zeros_like(centres).index_add_(0, codes, features) / counts.clamp_min(1)[:, None]
-        empty = (counts == 0).nonzero().flatten()
-        centres[empty] = features[torch.randint(len(features), (len(empty),), generator=generator)]
-    return centres
-
-
 class VQGANLCQuantizer(ProjectedQuantizer):
     """`frozen` `(K, D)` vectors, a trained projector D → d' = `code_dim` (default 8), codes of K symbols.
 

@@ -9,7 +9,7 @@ import ast
 import functools
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, metadata, util
 from pathlib import Path
@@ -81,8 +81,8 @@ _PILLOW_OPTIONS: dict[str, dict[str, Any]] = {
 
 # Modules whose code decides looc's bytes or pixels; another code is another codec. Quantizers of papers are no part of it.
 _LOOC_CODE = (
-    "config.py", "effort.py", *(f"format/{name}.py" for name in ("codes", "constants", "container", "dct", "entropy", "filter", "integers", "order", "trellis")),
-    *(f"codec/{name}.py" for name in ("coding", "decoder", "details", "encoder", "engine", "model", "packing", "prior", "search", "tiles", "transforms", "viterbi", "wiener")),
+    "config.py", "effort.py", *(f"format/{name}.py" for name in ("codes", "constants", "container", "dct", "entropy", "filter", "index_grid", "integers", "order", "trellis")),
+    *(f"codec/{name}.py" for name in ("coding", "decoder", "details", "encoder", "engine", "grid", "grid_model", "kinds", "model", "packing", "prior", "search", "tiles", "transforms", "viterbi", "wiener")),
     *(f"networks/{name}.py" for name in ("distortion", "transforms")),
 )  # fmt: skip
 
@@ -214,6 +214,23 @@ def parse_codecs(text: str) -> list[str]:
     if not names:
         raise CodecError(f"no codec is named; known are {', '.join(CODECS)}")
     return names
+
+
+def only_qualities(name: str, model: str) -> tuple[int, ...]:
+    """The qualities that a codec has where these are not its whole scale: one for looc with a model of the paper's kind."""
+    if not name.startswith("looc"):
+        return ()
+    from looc_codec import api
+
+    return api.load_model(model).only_qualities
+
+
+def qualities_with(model: str, qualities: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
+    """The qualities of every codec that can be measured with a model: the model's own where it has but some, and no efforts then."""
+    only = only_qualities("looc", model) if any(name.startswith("looc") for name in qualities) else ()
+    if not only:
+        return dict(qualities)
+    return {name: only if name == "looc" else values for name, values in qualities.items() if effort_of(name) == 0}
 
 
 def parse_qualities(texts: Sequence[str], names: Sequence[str]) -> dict[str, list[int]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from looc_codec import metrics
-from looc_codec.report.codecs import CODECS, effort_of, open_codec
+from looc_codec.report.codecs import CODECS, effort_of, only_qualities, open_codec
 from looc_codec.report.summary import Summary, picture_gains, strongest_peer
 
 DEFAULT_BPP = 0.3
@@ -50,6 +50,7 @@ class _Sizes:
 
     def __init__(self, name: str, model: str, rgb: np.ndarray) -> None:
         self.info, self.codec, self.rgb = CODECS[name], open_codec(name, model), rgb
+        self.scale = only_qualities(name, model) or range(self.info.lowest, self.info.highest + 1)
         self._files: dict[int, bytes] = {}
 
     def file(self, quality: int) -> bytes:
@@ -57,23 +58,24 @@ class _Sizes:
             self._files[quality] = self.codec.encode(self.rgb, quality)
         return self._files[quality]
 
-    def near(self, quality: int) -> range:
-        return range(max(self.info.lowest, quality - _NEAR), min(self.info.highest, quality + _NEAR) + 1)
+    def near(self, quality: int) -> list[int]:
+        return [other for other in self.scale if abs(other - quality) <= _NEAR]
 
     def covering(self, wanted_bytes: int) -> int:
         """The quality of the smallest file with at least `wanted_bytes`; of the largest file if none has.
 
         A binary search over the scale, then a look at the neighbours: sizes grow with the quality, but not everywhere.
         """
-        low, high = self.info.lowest, self.info.highest
+        low, high = 0, len(self.scale) - 1
         while low < high:
             middle = (low + high) // 2
-            if len(self.file(middle)) >= wanted_bytes:
+            if len(self.file(self.scale[middle])) >= wanted_bytes:
                 high = middle
             else:
                 low = middle + 1
-        enough = [quality for quality in self.near(low) if len(self.file(quality)) >= wanted_bytes]
-        return min(enough, key=lambda quality: len(self.file(quality))) if enough else low
+        found = self.scale[low]
+        enough = [quality for quality in self.near(found) if len(self.file(quality)) >= wanted_bytes]
+        return min(enough, key=lambda quality: len(self.file(quality))) if enough else found
 
 
 _NEAR = 3

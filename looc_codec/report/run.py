@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
 
 import looc_codec
 from looc_codec import files
 from looc_codec.errors import ImageError, LoocError
-from looc_codec.report import equal_bytes, front, measure, page, plots, published, summary
+from looc_codec.report import codecs, equal_bytes, front, measure, page, plots, published, summary
 from looc_codec.report.distortion import METRICS
 from looc_codec.report.results import Results, read_results, write_csv, write_json
 
@@ -85,6 +85,7 @@ def run_report(request: ReportRequest, progress: measure.Progress, stage: Callab
     for name in (*request.pictures, *([request.front] if request.front else [])):
         if name not in paths:
             raise ImageError(f"{name} is not among the pictures of {request.folder}; name it by its path below the folder")
+    request = replace(request, qualities=codecs.qualities_with(request.model, request.qualities))
     request.out.mkdir(parents=True, exist_ok=True)
     stored = request.out / "results.json"
     results = read_results(stored)

@@ -224,6 +224,13 @@ def tables(summary: Summary) -> list[Table]:
             [curve.label, *(_number(reading(curve, rate), f".{metric.decimals}f") for rate in READING_RATES_BPP)] for curve in curves
         ]
         found.append(Table(f"{metric.axis} at bits per pixel", ["codec", *(f"{rate:g}" for rate in READING_RATES_BPP)], rows))
+    single = [
+        [f"{curve.label}, {METRICS[name].axis}", f"{point.bpp:.3f}", _number(point.value, f".{METRICS[name].decimals}f")]
+        for name in summary.metric_names for curve in summary.curves.get(METRICS[name].key, {}).values() if len(curve.points) == 1 for point in curve.points
+    ]  # fmt: skip
+    if single:
+        # They have no curve to be read from.
+        found.append(Table("Codecs with one quality", ["codec and metric", "bits per pixel", "value"], single))
     if any(speed["encode_seconds"] is not None for speed in summary.speeds.values()):
         rows = [
             [

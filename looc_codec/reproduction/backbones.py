@@ -133,10 +133,14 @@ class VqganBackbone(nn.Module):
 
     `multipliers` give the width of each of the five levels as multiples of `width`; attention stands at the coarsest
     level and in the middle. Sides must be multiples of 2^(levels - 1). A smaller width (a multiple of 32) serves tests.
+    `feature_channels` (default: as many as the latent has) lie on the networks' side of the 1 × 1 convolutions.
     """
 
-    def __init__(self, image_channels: int = 3, latent_channels: int = 256, *, width: int = 128, multipliers: Sequence[int] = (1, 1, 2, 2, 4), blocks: int = 2) -> None:
+    def __init__(
+        self, image_channels: int = 3, latent_channels: int = 256, *, feature_channels: int | None = None, width: int = 128, multipliers: Sequence[int] = (1, 1, 2, 2, 4), blocks: int = 2
+    ) -> None:
         super().__init__()
+        features = feature_channels or latent_channels
         self.latent_channels = latent_channels
         self.positions_per_side = 2 ** (len(multipliers) - 1)
         widths = [width * multiplier for multiplier in multipliers]
@@ -152,11 +156,11 @@ class VqganBackbone(nn.Module):
                     layers.append(VqganAttention(channels))
             if level < coarsest:
                 layers.append(VqganDownsample(channels))
-        self.encoder = nn.Sequential(*layers, *self._middle(channels), _norm(channels), nn.SiLU(), nn.Conv2d(channels, latent_channels, 3, padding=1))
-        self.to_latent = nn.Conv2d(latent_channels, latent_channels, 1)
-        self.from_latent = nn.Conv2d(latent_channels, latent_channels, 1)
+        self.encoder = nn.Sequential(*layers, *self._middle(channels), _norm(channels), nn.SiLU(), nn.Conv2d(channels, features, 3, padding=1))
+        self.to_latent = nn.Conv2d(features, latent_channels, 1)
+        self.from_latent = nn.Conv2d(latent_channels, features, 1)
 
-        layers = [nn.Conv2d(latent_channels, channels, 3, padding=1), *self._middle(channels)]
+        layers = [nn.Conv2d(features, channels, 3, padding=1), *self._middle(channels)]
         for level in reversed(range(len(widths))):
             for _ in range(blocks + 1):
                 layers.append(VqganResidualBlock(channels, widths[level]))

@@ -44,8 +44,10 @@ def _missing(packages: tuple[str, ...], checkpoint: str, network: str) -> str | 
 
 
 @functools.cache
-def lpips_network() -> nn.Module:
-    """LPIPS on VGG-16 with its published weights: pictures in -1..1 → distance `(B, 1, 1, 1)`.
+def lpips_network(device: str = "cpu") -> nn.Module:
+    """LPIPS on VGG-16 with its published weights on a device: pictures in -1..1 → distance `(B, 1, 1, 1)`.
+
+    One network for each device, never moved: training on one and measuring on the CPU go on side by side.
 
     Raises:
         ModelError: the package or the weights are missing.
@@ -55,7 +57,7 @@ def lpips_network() -> nn.Module:
         raise ModelError(f"the perceptual loss (LPIPS) cannot be used: {reason}; --no-perceptual trains without it")
     import lpips
 
-    return lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
+    return lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False).to(device)
 
 
 @functools.cache

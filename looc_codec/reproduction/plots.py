@@ -16,9 +16,8 @@ from looc_codec.errors import ImageError
 from looc_codec.files import write_atomically
 from looc_codec.reproduction.backbones import SmallBackbone
 from looc_codec.reproduction.evaluation import errors, psnr_of
-from looc_codec.reproduction.rows import PAPER_NAMES, SMALL_TABLES, paper_rows, parse_row
+from looc_codec.reproduction.rows import PAPER_NAMES, SMALL_CHANNELS, SMALL_TABLES, paper_rows, parse_row
 from looc_codec.reproduction.run import CODES, FORMAT, RESULT, ReproductionError
-from looc_codec.reproduction.vqvae import SMALL_LATENT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -188,7 +187,7 @@ def printed_points(dataset: str) -> list[dict[str, Any]]:
     for table in SMALL_TABLES if dataset in SMALL_SETS else ():
         for row in paper_rows(table):
             if row.dataset == PAPER_NAMES[dataset] and row.size is not None and row.figures.get("PSNR") is not None:
-                bpp = SMALL_LATENT / row.dim * np.log2(row.size) / SmallBackbone.positions_per_side**2
+                bpp = SMALL_CHANNELS / row.dim * np.log2(row.size) / SmallBackbone.positions_per_side**2
                 name = row.method.removesuffix("-VAE")
                 found[(name, row.size, row.dim)] = {"row": f"{name} {row.size} × {row.dim}", "bpp": float(bpp), "psnr_db": row.figures["PSNR"]}
     return list(found.values())
@@ -236,13 +235,13 @@ def _spread(figure: Figure, labels: Sequence[Annotation]) -> None:
 def size_figure(results: Sequence[dict[str, Any]], title: str) -> Figure:
     """Paper-protocol PSNR over K, one line for each method and d* (paper, Fig. 1 right and Fig. 6)."""
     figure, axes = _figure(f"{title}: PSNR over the number of codevectors", "codevectors K", "PSNR, dB (paper protocol)")
-    series: dict[tuple[str, int, int, int | None, str], list[tuple[int, float]]] = {}
+    series: dict[tuple[str, int, int, int | None, tuple[str, ...]], list[tuple[int, float]]] = {}
     for result in results:
         row = parse_row(result["row"])
-        series.setdefault((row.method, row.dim, row.repeat, row.beta, row.update), []).append((row.size, result["quality"]["paper"]["PSNR"]))
+        series.setdefault((row.method, row.dim, row.repeat, row.beta, row.options), []).append((row.size, result["quality"]["paper"]["PSNR"]))
     for key, points in series.items():
         points.sort()
-        first = next(result for result in results if (row := parse_row(result["row"])) and (row.method, row.dim, row.repeat, row.beta, row.update) == key)
+        first = next(result for result in results if (row := parse_row(result["row"])) and (row.method, row.dim, row.repeat, row.beta, row.options) == key)
         label = first["label"].replace(f" {parse_row(first['row']).size} × ", ", d* = ", 1)
         axes.plot([size for size, _ in points], [psnr for _, psnr in points], "-o", color=COLOURS[key[0]], alpha=1 if key[1] <= 4 else 0.7, label=label)
     axes.set_xscale("log", base=2)

@@ -4,12 +4,12 @@ The papers count log2 K bits a code. Here the codes `(n, p, h, w)` of all test p
 are also written, as one stream, with tables that were counted on codes of training pictures:
 
 - static: one table for each plane;
-- conditional: a table for each plane and each pair of context classes. A plane's two sources of context are chosen
-  among its left and upper neighbour and the earlier planes of the same position, by mutual information; a source's
-  code enters as one of at most 16 classes of similar codevectors.
+- conditional: a table for each plane and each pair of context classes (format/index_grid.py, which a model of the paper's
+  kind writes its files with). A plane's two sources of context are chosen among its left and upper neighbour and the
+  earlier planes of the same position, by mutual information; a source's code enters as one of at most 16 classes of
+  similar codevectors.
 
-Tables are integers and contexts whole numbers, so a decoder on any machine reads the same codes. Tables are a part of
-the model, like the networks; their size is given beside the rate.
+Tables are a part of the model, like the networks; their size is given beside the rate.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from looc_codec.codec.packing import shortened
 from looc_codec.format.entropy import SegmentDecoder, SegmentEncoder, TableBank
+from looc_codec.format.index_grid import LEFT, TABLE_BITS, UP, GridCoder, GridTables
 
-TABLE_SUM = 1 << 24
 CLASSES = 16
 BACKOFF = 16.0
 """How many counts of the broader context a narrower one starts from."""
 MOST_TABLE_ENTRIES = 1 << 24
 CHOICE_SAMPLES = 60_000
 """Positions on which sources of context are compared; 16³ classes leave 15 samples a cell."""
-LEFT, UP = -1, -2
-"""Sources that are neighbours of the same plane; 0 and more are earlier planes of the same position."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,14 @@ class Rate:
 
 
 def integer_tables(weights: np.ndarray) -> np.ndarray:
-    """Frequencies `(rows, K)` int32 of non-negative weights: each >= 1, each row adding up to 2^24."""
+    """Frequencies `(rows, K)` int32 of non-negative weights: each >= 1, each row adding up to 2^24.
+
+    All but the largest of a row have 11 leading bits, as weights files store them.
+    """
     rows, size = weights.shape
     share = weights / np.maximum(weights.sum(1, keepdims=True), 1e-300)
-    frequencies = 1 + np.floor(share * (TABLE_SUM - size)).astype(np.int64)
-    frequencies[np.arange(rows), frequencies.argmax(1)] += TABLE_SUM - frequencies.sum(1)
+    frequencies = shortened(1 + np.floor(share * (2**TABLE_BITS - size)).astype(np.int64))
+    frequencies[np.arange(rows), frequencies.argmax(1)] += 2**TABLE_BITS - frequencies.sum(1)
     return frequencies.astype(np.int32)
 
 
@@ -125,109 +127,71 @@ def information(first: np.ndarray, second: np.ndarray, size_first: int, size_sec
     return float((joint[seen] * np.log2(joint[seen] / product[seen])).sum())
 
 
-class ConditionalCoder:
+def fitted_tables(codes: np.ndarray, codevectors: np.ndarray, most_entries: int = MOST_TABLE_ENTRIES) -> GridTables:
     """A table for each plane and pair of context classes, counted on training codes `(n, p, h, w)`.
 
-    `codevectors` `(p, K, d)` say which codes of a plane are alike. A picture's rim has a class of its own. A table
-    starts from BACKOFF counts of the table of its first class alone, and that one from the plane's.
+    `codevectors` `(p, K, d)` say which codes of a plane are alike. A picture's rim has a class of its own. A table starts from
+    BACKOFF counts of the table of its first class alone, and that one from the plane's. Fewer classes keep the entries of all
+    tables below `most_entries`.
     """
-
-    def __init__(self, codes: np.ndarray, codevectors: np.ndarray) -> None:
-        # Fewer classes for large codebooks bound the memory of all tables.
-        planes, self.size = codevectors.shape[:2]
-        counts = plane_counts(codes, self.size)
-        limit = int(np.clip(int((MOST_TABLE_ENTRIES / (planes * self.size)) ** 0.5) - 1, 1, CLASSES))
-        self.classes = np.stack([classes_of(vectors, count, limit) for vectors, count in zip(codevectors, counts, strict=True)])
-        self.width = int(self.classes.max()) + 2
-        self.sources = self.choose_sources(codes)
-        contexts = np.stack([self.all_contexts(codes, plane) for plane in range(planes)], axis=1)
-        frequencies: list[np.ndarray] = []
-        # Only pairs of classes that occurred have a table of their own; the others share that of their first class.
-        self.row_of = np.empty((planes, self.width, self.width), np.int64)
-        for plane in range(planes):
-            joint = contexts[:, plane].reshape(-1) * self.size + codes[:, plane].reshape(-1)
-            cells, occurrences = np.unique(joint, return_counts=True)
-            dense = np.zeros((self.width**2, self.size), np.float32)
-            dense.reshape(-1)[cells] = occurrences
-            dense = dense.reshape(self.width, self.width, self.size)
-            base = (counts[plane] + 1) / (counts[plane] + 1).sum()
-            broad = dense.sum(1, dtype=np.float64) + BACKOFF * base
-            rows = np.argwhere(dense.any(2))
-            offset = sum(map(len, frequencies))
-            own = dense[rows[:, 0], rows[:, 1]] + BACKOFF * (broad / broad.sum(1, keepdims=True))[rows[:, 0]]
-            self.row_of[plane] = offset + np.arange(self.width)[:, None]
-            self.row_of[plane][rows[:, 0], rows[:, 1]] = offset + self.width + np.arange(len(rows))
-            frequencies.append(integer_tables(np.concatenate([broad, own])))
-        self.bank = TableBank(np.concatenate(frequencies))
-
-    @property
-    def table_bytes(self) -> int:
-        return 2 * self.bank.frequencies.size
-
-    def choose_sources(self, codes: np.ndarray) -> np.ndarray:
-        """The two sources `(p, 2)` of each plane: the most informative one, then the one that adds most to it."""
-        pictures, planes, height, width = codes.shape
-        rng = np.random.default_rng(0)
-        taken = rng.choice(pictures * height * width, min(CHOICE_SAMPLES, pictures * height * width), replace=False)
-        own = np.stack([self.classes[plane][codes[:, plane]].reshape(-1)[taken] for plane in range(planes)])
-        chosen = np.empty((planes, 2), np.int64)
-        for plane in range(planes):
-            candidates = [LEFT, UP, *range(plane)]
-            values = {source: self.source_classes(codes, plane, source).reshape(-1)[taken] if source < 0 else own[source] for source in candidates}
-            first = max(candidates, key=lambda source: information(own[plane], values[source], self.width, self.width))
-            pair = {source: values[first] * self.width + values[source] for source in candidates if source != first}
-            second = max(pair, key=lambda source: information(own[plane], pair[source], self.width, self.width**2))
-            chosen[plane] = first, second
-        return chosen
-
-    def source_classes(self, codes: np.ndarray, plane: int, source: int) -> np.ndarray:
-        """Class `(n, h, w)` of a plane's source at every position; the last class where there is no neighbour."""
-        if source >= 0:
-            return self.classes[source][codes[:, source]]
-        classes = np.full(codes[:, 0].shape, self.width - 1, np.int64)
-        own = self.classes[plane][codes[:, plane]]
-        if source == LEFT:
-            classes[:, :, 1:] = own[:, :, :-1]
-        else:
-            classes[:, 1:] = own[:, :-1]
-        return classes
-
-    def all_contexts(self, codes: np.ndarray, plane: int) -> np.ndarray:
-        """Number `(n, h, w)` of each code's pair of classes."""
-        first, second = (self.source_classes(codes, plane, int(source)) for source in self.sources[plane])
-        return first * self.width + second
-
-    def encode(self, codes: np.ndarray) -> bytes:
-        _, planes, height, width = codes.shape
-        rows = np.stack([self.row_of[plane].reshape(-1)[self.all_contexts(codes, plane)] for plane in range(planes)], axis=1)
-        encoder = SegmentEncoder(self.bank)
-        for y in range(height):
-            for x in range(width):
-                for plane in range(planes):
-                    encoder.append(codes[:, plane, y, x], rows[:, plane, y, x])
-        return encoder.finish()
-
-    def decode(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-        pictures, planes, height, width = shape
-        codes = np.zeros(shape, np.int64)
-        decoder = SegmentDecoder(self.bank, data)
-        rim = np.full(pictures, self.width - 1, np.int64)
-        for y in range(height):
-            for x in range(width):
-                for plane in range(planes):
-                    pair = []
-                    for source in self.sources[plane]:
-                        if source >= 0:
-                            pair.append(self.classes[source][codes[:, source, y, x]])
-                        elif source == LEFT:
-                            pair.append(self.classes[plane][codes[:, plane, y, x - 1]] if x else rim)
-                        else:
-                            pair.append(self.classes[plane][codes[:, plane, y - 1, x]] if y else rim)
-                    codes[:, plane, y, x] = decoder.read(self.row_of[plane][pair[0], pair[1]])
-        return codes
+    planes, size = codevectors.shape[:2]
+    counts = plane_counts(codes, size)
+    limit = int(np.clip(int((most_entries / (planes * size)) ** 0.5) - 1, 1, CLASSES))
+    classes = np.stack([classes_of(vectors, count, limit) for vectors, count in zip(codevectors, counts, strict=True)])
+    width = int(classes.max()) + 2
+    sources = _chosen_sources(codes, classes, width)
+    frequencies: list[np.ndarray] = []
+    # Only pairs of classes that occurred have a table of their own; the others share that of their first class.
+    row_of = np.empty((planes, width, width), np.int32)
+    for plane in range(planes):
+        first, second = (_source_classes(codes, classes, width, plane, int(source)) for source in sources[plane])
+        joint = (first * width + second).reshape(-1) * size + codes[:, plane].reshape(-1)
+        cells, occurrences = np.unique(joint, return_counts=True)
+        dense = np.zeros((width**2, size), np.float32)
+        dense.reshape(-1)[cells] = occurrences
+        dense = dense.reshape(width, width, size)
+        base = (counts[plane] + 1) / (counts[plane] + 1).sum()
+        broad = dense.sum(1, dtype=np.float64) + BACKOFF * base
+        rows = np.argwhere(dense.any(2))
+        offset = sum(map(len, frequencies))
+        own = dense[rows[:, 0], rows[:, 1]] + BACKOFF * (broad / broad.sum(1, keepdims=True))[rows[:, 0]]
+        row_of[plane] = offset + np.arange(width)[:, None]
+        row_of[plane][rows[:, 0], rows[:, 1]] = offset + width + np.arange(len(rows))
+        frequencies.append(integer_tables(np.concatenate([broad, own])))
+    return GridTables(classes.astype(np.uint8), sources.astype(np.int16), row_of, np.concatenate(frequencies))
 
 
-def measured(coder: StaticCoder | ConditionalCoder, codes: np.ndarray) -> Rate:
+def _chosen_sources(codes: np.ndarray, classes: np.ndarray, width: int) -> np.ndarray:
+    """The two sources `(p, 2)` of each plane: the most informative one, then the one that adds most to it."""
+    pictures, planes, grid_height, grid_width = codes.shape
+    positions = pictures * grid_height * grid_width
+    taken = np.random.default_rng(0).choice(positions, min(CHOICE_SAMPLES, positions), replace=False)
+    own = np.stack([classes[plane][codes[:, plane]].reshape(-1)[taken] for plane in range(planes)])
+    chosen = np.empty((planes, 2), np.int64)
+    for plane in range(planes):
+        candidates = [LEFT, UP, *range(plane)]
+        values = {source: _source_classes(codes, classes, width, plane, source).reshape(-1)[taken] if source < 0 else own[source] for source in candidates}
+        first = max(candidates, key=lambda source: information(own[plane], values[source], width, width))
+        pair = {source: values[first] * width + values[source] for source in candidates if source != first}
+        second = max(pair, key=lambda source: information(own[plane], pair[source], width, width**2))
+        chosen[plane] = first, second
+    return chosen
+
+
+def _source_classes(codes: np.ndarray, classes: np.ndarray, width: int, plane: int, source: int) -> np.ndarray:
+    """Class `(n, h, w)` of a plane's source at every position; the last class where there is no neighbour."""
+    if source >= 0:
+        return classes[source][codes[:, source]]
+    found = np.full(codes[:, 0].shape, width - 1, np.int64)
+    own = classes[plane][codes[:, plane]]
+    if source == LEFT:
+        found[:, :, 1:] = own[:, :, :-1]
+    else:
+        found[:, 1:] = own[:, :-1]
+    return found
+
+
+def measured(coder: StaticCoder | GridCoder, codes: np.ndarray) -> Rate:
     """Bytes of the codes `(n, p, h, w)` as one stream that was decoded again and found equal.
 
     Raises:

@@ -15,22 +15,30 @@ import numpy as np
 import torch
 
 import looc_codec
+from looc_codec.codec.model import write_model
 from looc_codec.datasets import PHOTO_SETS, list_photos, load_small
 from looc_codec.errors import LoocError, ModelError
 from looc_codec.files import write_atomically
+from looc_codec.format.index_grid import GridCoder
+from looc_codec.reproduction.batches import ArrayPictures, EpochBatches, FilePictures, Pictures, limited_title
 from looc_codec.reproduction.evaluation import PROTOCOLS, Quality, QualityMeter
-from looc_codec.reproduction.rates import ConditionalCoder, StaticCoder, measured, uniform_bits
+from looc_codec.reproduction.export import can_be_exported, grid_model, table_batches
+from looc_codec.reproduction.rates import StaticCoder, fitted_tables, measured, uniform_bits
 from looc_codec.reproduction.rows import Row
-from looc_codec.reproduction.trainer import ArrayPictures, FilePictures, Pictures, RowTrainer, TrainSettings
+from looc_codec.reproduction.trainer import PHOTO_RATE_PER_PICTURE, SMALL_DECAY, SMALL_RATE, RowTrainer, TrainSettings
 from looc_codec.reproduction.vqvae import VqVae, build_model, plane_codevectors, to_network
+from looc_codec.training.checkpoint import read_meta
 
 RESULT = "result.json"
 CHECKPOINT = "checkpoint.safetensors"
 CODES = "codes.npz"
+WEIGHTS = "weights.safetensors"
 FORMAT = "looc-reproduction 1"
 TABLE_PICTURES = 5_000
 """Training pictures whose codes make the tables of the range coder."""
 EVALUATION_BATCH = 128
+TRAINED_ON = {"celeba": "ffhq"}
+"""Data sets that networks of another one are tested on."""
 
 
 class ReproductionError(LoocError):
@@ -52,6 +60,11 @@ class RowRequest:
     def folder(self) -> Path:
         return self.out / "rows" / self.dataset / self.row.name
 
+    @property
+    def checkpoint(self) -> Path:
+        """Where the trained network lies: with the data set that it is trained on, so that Table 12 takes Table 2's."""
+        return self.out / "rows" / TRAINED_ON.get(self.dataset, self.dataset) / self.row.name / CHECKPOINT
+
 
 Stage = Callable[[float | None, str], None]
 """Told of the part done (None: unknown) and of what is happening."""
@@ -62,12 +75,12 @@ def open_pictures(dataset: str, data: Path, split: str, limit: int | None) -> Pi
     if dataset in PHOTO_SETS:
         return FilePictures(list_photos(dataset, data, split), limit=limit)
     found = load_small(dataset, data, split)
-    return ArrayPictures(found.title if limit is None else f"{found.title}, the first {min(limit, len(found.pictures))}", found.pictures[:limit])
+    return ArrayPictures(limited_title(found.title, len(found.pictures), limit), found.pictures[:limit])
 
 
 def pictures_for(dataset: str, data: Path, settings: TrainSettings) -> tuple[Pictures, Pictures]:
-    """Training and test pictures; those of CelebA are trained on FFHQ, as in the paper's Table 12."""
-    train = open_pictures("ffhq" if dataset == "celeba" else dataset, data, "train", settings.limit)
+    """Training and test pictures; CelebA is a test of networks trained on FFHQ, as in the paper's Table 12."""
+    train = open_pictures(TRAINED_ON.get(dataset, dataset), data, "train", settings.limit)
     return train, open_pictures(dataset, data, "test", settings.test_limit)
 
 
@@ -110,12 +123,22 @@ def run_row(request: RowRequest, pictures: tuple[Pictures, Pictures], stage: Sta
     train, test = pictures
     torch.manual_seed(request.settings.seed)
     photo = request.dataset in PHOTO_SETS
-    model = build_model(request.row, train.take(np.zeros(1, np.int64)).shape[-1], photo=photo)
-    trainer = RowTrainer(model, train, request.settings, request.device, photo=photo)
-    checkpoint = request.folder / CHECKPOINT
+    batches = EpochBatches(train, request.settings.batch, request.settings.seed, request.device)
+    model = build_model(request.row, batches.image_channels, photo=photo)
+    trainer = RowTrainer(model, batches, request.settings, request.device, photo=photo)
+    checkpoint = request.checkpoint
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
-        _require_same_settings(checkpoint, request.settings)
-    trainer.run(checkpoint, lambda part, words: stage(0.9 * part, f"{request.row.name}: {words}"))
+        _require_same_settings(checkpoint, request.settings, own=checkpoint.parent == request.folder)
+
+    def told(part: float, figures: dict[str, float]) -> None:
+        stage(0.9 * part, f"{request.row.name}: step {trainer.step_count}, loss {figures['loss']:.3f}, {figures['psnr_db']:.2f} dB")
+
+    trainer.run(checkpoint, told)
+    if can_be_exported(model.quantizer) and checkpoint.parent == request.folder:
+        stage(0.9, f"{request.row.name}: writing its weights file")
+        description = f"{request.row.label}, trained on {train.title}"
+        write_model(grid_model(model, request.row.name, table_batches(batches, model.backbone.positions_per_side), description), request.folder / WEIGHTS)
     result = {
         "format": FORMAT, "version": looc_codec.__version__, "row": request.row.name, "label": request.row.label, "note": request.row.note,
         "dataset": request.dataset, "train": train.title, "test": test.title, "settings": asdict(request.settings),
@@ -128,12 +151,12 @@ def run_row(request: RowRequest, pictures: tuple[Pictures, Pictures], stage: Sta
     return result
 
 
-def _require_same_settings(checkpoint: Path, settings: TrainSettings) -> None:
-    from looc_codec.training.checkpoint import read_meta
-
+def _require_same_settings(checkpoint: Path, settings: TrainSettings, *, own: bool) -> None:
+    """ReproductionError where a checkpoint is of other settings. A row's own may be given a larger budget; what it is tested on
+    makes no other network."""
     stored = read_meta(checkpoint)["settings"]
-    budget = {"epochs": None, "minutes": None}
-    if {**stored, **budget} != {**asdict(settings), **budget}:
+    free = {"test_limit": None} | ({"epochs": None, "minutes": None, "steps": None} if own else {})
+    if {**stored, **free} != {**asdict(settings), **free}:
         raise ReproductionError(f"{checkpoint} was made with other settings ({_words(stored)}); give the same ones, or another --out")
 
 
@@ -173,7 +196,7 @@ def evaluate(model: VqVae, train: Pictures, test: Pictures, request: RowRequest,
     pixels = len(test) * height * width
     sizes = model.quantizer.codebook_sizes
     codevectors = plane_codevectors(model.quantizer, codes.shape[1], max(1, codes.shape[2] * model.backbone.positions_per_side // height))
-    coders = {"static": StaticCoder(table_codes, max(sizes)), "conditional": ConditionalCoder(table_codes, codevectors)}
+    coders = {"static": StaticCoder(table_codes, max(sizes)), "conditional": GridCoder(fitted_tables(table_codes, codevectors))}
     rates: dict[str, Any] = {"uniform": {"bpp": uniform_bits(codes.shape, sizes) / pixels}}
     for name, coder in coders.items():
         rate = measured(coder, codes)
@@ -191,13 +214,25 @@ def evaluate(model: VqVae, train: Pictures, test: Pictures, request: RowRequest,
     }  # fmt: skip
 
 
-def settings_for(dataset: str, *, epochs: float | None, minutes: float | None, batch: int | None, seed: int, bf16: bool, limit: int | None, test_limit: int | None, perceptual: bool, adversarial: bool) -> TrainSettings:
-    """The paper's recipe where nothing else is asked for: 500 epochs of batches of 1024 for small pictures."""
+def settings_for(
+    dataset: str, *, epochs: float | None, minutes: float | None, batch: int | None, seed: int, bf16: bool, limit: int | None, test_limit: int | None, perceptual: bool,
+    adversarial: bool, steps: int | None = None, rate: float | None = None, decay: float | None = None, start: str | None = None,
+) -> TrainSettings:  # fmt: skip
+    """The paper's budget where nothing else is asked for: 500 epochs of batches of 1024 for small pictures. Rate, decay and start of these are
+    the better ones that were measured, those of photographs the papers' own."""
     photo = dataset in PHOTO_SETS
-    if epochs is None and minutes is None:
+    if epochs is None and minutes is None and steps is None:
         epochs = 100.0 if photo else 500.0
-    start = 250_001 if dataset == "imagenet" else 30_001
-    return TrainSettings(epochs, minutes, batch or ((12 if dataset == "imagenet" else 3) if photo else 1024), seed, bf16, limit, test_limit, perceptual, adversarial, start)
+    adversarial_start = 250_001 if dataset == "imagenet" else 30_001
+    batch = batch or ((12 if dataset == "imagenet" else 3) if photo else 1024)
+    if rate is None:
+        rate = PHOTO_RATE_PER_PICTURE * batch if photo else SMALL_RATE
+    if decay is None:
+        decay = 0.0 if photo else SMALL_DECAY
+    return TrainSettings(
+        epochs=epochs, minutes=minutes, steps=steps, rate=rate, decay=decay, start=start or ("released" if photo else "kmeans"), batch=batch, seed=seed, bf16=bf16, limit=limit, test_limit=test_limit, perceptual=perceptual, adversarial=adversarial,
+        adversarial_start=adversarial_start,
+    )  # fmt: skip
 
 
 def run_rows(requests: Sequence[RowRequest], stage: Callable[[float, str], None]) -> Iterator[dict[str, Any]]:

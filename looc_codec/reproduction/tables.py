@@ -89,13 +89,17 @@ def markdown(table: str, results: Sequence[dict[str, Any]]) -> str:
 def _how(own: Sequence[dict[str, Any]]) -> str:
     """One sentence on how the rows were trained, with what differs between them."""
     first = own[0]
-    budget = f"{first['settings']['epochs']:g} epochs" if first["settings"]["epochs"] is not None else f"{first['settings']['minutes']:g} minutes"
+    settings = first["settings"]
+    budget = next(f"{settings[unit]:g} {unit}" for unit in ("epochs", "minutes", "steps") if settings.get(unit) is not None)
     steps = sorted({result["steps"] for result in own})
     counted = f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
+    # Rows of before there was a choice have the papers' recipe.
+    rate, decay, start = settings.get("rate"), settings.get("decay", 0.0), settings.get("start", "released")
+    recipe = "the papers' rate and start" if rate is None else f"rate {rate:g}{f' falling over the last {decay:.0%}' if decay else ''}, {start} start"
     half = ", bfloat16 convolutions" if first["settings"]["bf16"] else ""
     return (
         f"Trained on {first['train']}; tested on {first['test']}. {budget} ({counted}) of batches of {first['settings']['batch']},"
-        f" seed {first['settings']['seed']}{half}; last weights, none chosen on the test set."
+        f" {recipe}, seed {first['settings']['seed']}{half}; last weights, none chosen on the test set."
     )
 
 
@@ -108,7 +112,7 @@ def _head(cells: Sequence[str]) -> list[str]:
 
 
 def _rate_table(own: Sequence[dict[str, Any]]) -> list[str]:
-    lines = _head(["row", "codes per picture", "bits each", "bpp uniform", "bpp static tables", "bpp conditional", "tables static / conditional, kB", "codebook values", "usage", "perplexity"])
+    lines = _head(["row", "codes per picture", "bits each", "bpp uniform", "bpp static tables", "bpp conditional", "tables static / conditional, kB", "codebook values", "usage", "perplexity", "steps × batch", "seconds"])
     for result in own:
         pictures, planes, height, width = result["code_shape"]
         rates = result["rates"]
@@ -119,6 +123,7 @@ def _rate_table(own: Sequence[dict[str, Any]]) -> list[str]:
                     result["label"], f"{planes * height * width}", f"{bits:.4g}", f"{rates['uniform']['bpp']:.3f}", f"{rates['static']['bpp']:.3f}",
                     f"{rates['conditional']['bpp']:.3f}", f"{rates['static']['table_bytes'] / 1000:.1f} / {rates['conditional']['table_bytes'] / 1000:.0f}",
                     f"{result['codebook_parameters']}", number(result["usage"], "usage"), f"{result['perplexity']:.1f}",
+                    f"{result['steps']} × {result['settings']['batch']}", f"{result['train_seconds']:.0f}",
                 ]
             )
         )  # fmt: skip

@@ -8,10 +8,8 @@ from torch import Tensor, nn
 
 from looc_codec.quantizers.quantizer import Quantizer, QuantizerOutput
 from looc_codec.reproduction.backbones import SmallBackbone, VqganBackbone
-from looc_codec.reproduction.rows import Row, build_quantizer
+from looc_codec.reproduction.rows import PHOTO_CHANNELS, Row, build_quantizer, channels_of
 
-SMALL_LATENT = 128
-PHOTO_LATENT = 256
 RQ_MULTIPLIERS = (1, 1, 2, 2, 4, 4)
 """RQ-VAE's released networks have one level more than VQGAN's: a grid of 8 × 8 for 256 × 256 pixels."""
 
@@ -48,10 +46,11 @@ class VqVae(nn.Module):
 
 def build_model(row: Row, image_channels: int, *, photo: bool) -> VqVae:
     """The network of a row: the small VQ-VAE, or with `photo` the VQGAN of 256 × 256 pictures."""
+    channels = channels_of(row, photo=photo)
     if not photo:
-        return VqVae(SmallBackbone(image_channels, SMALL_LATENT), build_quantizer(row, SMALL_LATENT, gray=image_channels == 1))
+        return VqVae(SmallBackbone(image_channels, channels), build_quantizer(row, channels, gray=image_channels == 1))
     options = {"multipliers": RQ_MULTIPLIERS} if row.method == "rq" else {}
-    return VqVae(VqganBackbone(image_channels, PHOTO_LATENT, **options), build_quantizer(row, PHOTO_LATENT))
+    return VqVae(VqganBackbone(image_channels, channels, feature_channels=PHOTO_CHANNELS, **options), build_quantizer(row, channels))
 
 
 @torch.no_grad()

@@ -190,6 +190,12 @@ def _details_graph(details: Details, core: dict[str, Tensor]) -> Graph:
     return _graph(_Called(function, tensors=_layer_tensors(core, layers)), inputs, (PLANE, None, None))
 
 
+def exported_graph(call: Callable[..., object], module: nn.Module, prefix: str, inputs: dict[str, Tensor], shapes: tuple) -> Graph:
+    """A function of a module as a graph. Its tensors are those of the weights file whose names are `prefix` and the module's own; `shapes`
+    names the open axes of each input, or None."""
+    return _graph(_Called(call, module, prefix), inputs, shapes)
+
+
 def _graph(module: _Called, inputs: dict[str, Tensor], shapes: tuple) -> Graph:
     """The module as ONNX whose initializers lie elsewhere, without names of files, traces and other metadata."""
     import onnx
