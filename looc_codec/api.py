@@ -1,6 +1,6 @@
 """What programs call: pictures to the bytes of .looc files and back. Joins pictures, models, codec and container.
 
-    data = looc_codec.compress(Image.open("photo.png"), quality=50)
+    data = looc_codec.compress(Image.open("photo.png"), quality=75)
     image = looc_codec.decompress(data)
 
 Threads: every function may be called from several threads at once. They share models and their networks, which run one
@@ -27,16 +27,13 @@ from looc_codec.codec.engine import PROVIDERS, default_threads
 from looc_codec.codec.model import CodecModel, cached_model
 from looc_codec.codec.rate_control import Target, Trial, compress_to_target, packed
 from looc_codec.codec.transforms import SHRINKS
-from looc_codec.config import QUALITY_MAX, QUALITY_MIN
 from looc_codec.errors import FormatError, ImageError, ModelError, OptionError
 from looc_codec.format import container
 from looc_codec.format.container import DEFAULT_MAX_PIXELS, Colour, Container, unpack
 from looc_codec.images import Picture
-from looc_codec.registry import ModelEntry
+from looc_codec.quality import DEFAULT_QUALITY, EFFORT_MAX, LEVEL_MAX, LEVEL_MIN, QUALITY_MAX, QUALITY_MIN
+from looc_codec.registry import DEFAULT_MODEL, ModelEntry
 
-DEFAULT_MODEL = "photo"
-DEFAULT_QUALITY = 50
-EFFORT_MAX = 3
 
 ModelSpec = CodecModel | str | os.PathLike[str] | None
 """A loaded model, the name of an installed one, the path of a weights file, or None for the default."""
@@ -114,21 +111,27 @@ def decoder_for(model: CodecModel, *, threads: int | None = None, device: str = 
 
 
 def compress_picture(
-    picture: Picture, *, quality: int = DEFAULT_QUALITY, target: Target | None = None, model: ModelSpec = None, effort: int = 0, threads: int | None = None, device: str = "cpu"
-) -> Trial:
-    """A picture with its metadata as a .looc file: its bytes, and the quality that they have.
+    picture: Picture, *, quality: int | None = None, level: int | None = None, target: Target | None = None, model: ModelSpec = None, effort: int = 0,
+    threads: int | None = None, device: str = "cpu",
+) -> Trial:  # fmt: skip
+    """A picture with its metadata as a .looc file: its bytes, and the level that they have.
 
-    `quality` is a whole number of 1..100; with a `target` it is searched for. `effort` is 0 (fast) to 3 (the best picture for its
-    bytes, of which there may be a few more). Raises ImageError for one outside, an unusable picture or a target that cannot be
-    reached, ModelError when there is no such model.
+    `quality` is a whole number of 1..100, DEFAULT_QUALITY if nothing else is given; instead of it `level`, one of 1..100 on the
+    model's own scale, or a `target`, for which a level is searched. `effort` is 0 (fast) to 3 (the fewest bytes for the quality).
+    Raises ImageError for one outside, an unusable picture or a target that cannot be reached, ModelError when there is no such model.
     """
-    if isinstance(quality, bool) or not isinstance(quality, (int, np.integer)) or not QUALITY_MIN <= quality <= QUALITY_MAX:
-        raise ImageError(f"quality {quality!r} is not a whole number of {QUALITY_MIN} to {QUALITY_MAX}")
+    for name, value, least, most in (("quality", quality, QUALITY_MIN, QUALITY_MAX), ("level", level, LEVEL_MIN, LEVEL_MAX)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most):
+            raise ImageError(f"{name} {value!r} is not a whole number of {least} to {most}")
+    if sum(given is not None for given in (quality, level, target)) > 1:
+        raise ImageError("only one of quality, level and a target can be given")
     encoder = encoder_for(_model(model), effort=effort, threads=threads, device=device)
+    if level is None:
+        level = encoder.model.quality_scale.level(DEFAULT_QUALITY if quality is None else int(quality), int(effort))
     chunks, colour = images.chunks_of_picture(picture), images.colour_of_picture(picture)
     if target is not None:
         return compress_to_target(encoder, picture.rgb, target, chunks, colour)
-    coding = encoder.encode(picture.rgb, int(quality), grey=colour != Colour.RGB)
+    coding = encoder.encode(picture.rgb, int(level), grey=colour != Colour.RGB)
     return Trial(packed(encoder.model, coding, picture.rgb.shape[:2], chunks, colour), coding)
 
 
@@ -189,17 +192,21 @@ def _small_picture(rgb: np.ndarray, file: Container) -> Picture:
 
 
 def compress(
-    image: Image.Image | np.ndarray | Picture, *, quality: int = DEFAULT_QUALITY, target_size: int | None = None, target_bpp: float | None = None,
-    target_psnr: float | None = None, effort: int = 0, model: ModelSpec = None, threads: int | None = None, device: str = "cpu",
+    image: Image.Image | np.ndarray | Picture, *, quality: int | None = None, level: int | None = None, target_size: int | None = None,
+    target_bpp: float | None = None, target_psnr: float | None = None, target_ssimulacra2: float | None = None, effort: int = 0, model: ModelSpec = None,
+    threads: int | None = None, device: str = "cpu",
 ) -> bytes:  # fmt: skip
     """A Pillow image, an `(H, W, 3)` uint8 array or a Picture as the bytes of a .looc file.
 
-    `quality` is 1..100; instead of it a target may be given: `target_size` in bytes or `target_bpp` in bits per pixel, which the file
-    never exceeds, or `target_psnr` in dB. `effort` of 0 to 3 takes more time for a better picture (above 0 it needs torch). `model` is
-    the name of an installed model, the path of a weights file, or what `load_model` gives. Raises ImageError, ModelError.
+    `quality` of 1..100 says how the picture looks, about the same with every model and effort: 30 low, 50 medium, 75 high and the
+    default, 90 as the original. Instead of it a target may be given: `target_size` in bytes or `target_bpp` in bits per pixel, which
+    the file never exceeds, `target_psnr` in dB or `target_ssimulacra2` for this very picture; or `level`, 1..100 on the model's own
+    scale. `effort` of 0 to 3 takes more time for a smaller file (above 0 it needs torch). `model` is the name of an installed model,
+    the path of a weights file, or what `load_model` gives. Raises ImageError, ModelError, OptionError.
     """
+    target = target_of(target_size, target_bpp, target_psnr, target_ssimulacra2)
     return compress_picture(
-        picture_of(image), quality=quality, target=target_of(target_size, target_bpp, target_psnr), effort=effort, model=model, threads=threads, device=device
+        picture_of(image), quality=quality, level=level, target=target, effort=effort, model=model, threads=threads, device=device
     ).data
 
 
@@ -216,14 +223,15 @@ def picture_of(image: Image.Image | np.ndarray | Picture) -> Picture:
     return image
 
 
-def target_of(size_bytes: int | None, bpp: float | None, psnr_db: float | None) -> Target | None:
+def target_of(size_bytes: float | None = None, bpp: float | None = None, psnr_db: float | None = None, ssimulacra2: float | None = None) -> Target | None:
     """The target of a compression, or None where there is none; ImageError where there are several."""
-    for value in (size_bytes, bpp, psnr_db):
+    wanted = {"size": size_bytes, "bpp": bpp, "psnr": psnr_db, "ssimulacra2": ssimulacra2}
+    for value in wanted.values():
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating))):
             raise ImageError(f"a target is a number, not {value!r}")
-    given = [Target(kind, float(value)) for kind, value in (("size", size_bytes), ("bpp", bpp), ("psnr", psnr_db)) if value is not None]
+    given = [Target(kind, float(value)) for kind, value in wanted.items() if value is not None]
     if len(given) > 1:
-        raise ImageError("only one of target_size, target_bpp and target_psnr can be given")
+        raise ImageError("only one of target_size, target_bpp, target_psnr and target_ssimulacra2 can be given")
     return given[0] if given else None
 
 
@@ -267,11 +275,13 @@ def verify(source: Source | Container, *, model: ModelSpec = None, max_pixels: i
 
 @dataclass(frozen=True)
 class Info:
-    """What a .looc file says of itself. `model` is the name of its model, None where that is not installed; `bpp` counts every byte."""
+    """What a .looc file says of itself. `level` is the one that the model coded it at, `quality` about what that means for the look.
+    `model` is the name of its model, None where that is not installed, and then `quality` is None, too; `bpp` counts every byte."""
 
     width: int
     height: int
-    quality: int
+    quality: int | None
+    level: int
     model: str | None
     fingerprint: str
     bpp: float
@@ -286,13 +296,16 @@ def info(source: Source) -> Info:
     """What a .looc file says of itself, from its header; no codes are decoded. Raises FormatError."""
     data = read_source(source)
     header = container.read_header(data)
+    name: str | None = None
+    quality: int | None = None
     try:
-        name: str | None = registry.find_by_fingerprint(header.fingerprint).name
+        entry = registry.find_by_fingerprint(header.fingerprint)
+        name, quality = entry.name, entry.quality_scale.quality(header.quality)
     except ModelError:
-        name = None
+        pass
     held = container.held_segments(header, data)[0]
     return Info(
-        header.width, header.height, header.quality, name, header.fingerprint.hex(), 8 * len(data) / (header.width * header.height), len(data),
+        header.width, header.height, quality, header.quality, name, header.fingerprint.hex(), 8 * len(data) / (header.width * header.height), len(data),
         len(header.segment_lengths_bytes), held, header.colour != Colour.RGB, tuple(chunk.type for chunk in header.chunks),
     )  # fmt: skip
 

@@ -89,7 +89,7 @@ def golden_path(weights: Path, suffix: str) -> Path:
 def write_golden(weights: Path) -> list[Path]:
     """Writes the golden file of a weights file beside it, replacing an older one; returns the paths."""
     model = api.load_model(weights)
-    data = api.compress(scene(*GOLDEN_SIZE, seed=1), quality=GOLDEN_QUALITY, model=model)
+    data = api.compress(scene(*GOLDEN_SIZE, seed=1), level=GOLDEN_QUALITY, model=model)
     paths = [golden_path(weights, suffix) for suffix in ("looc", "json", "png")]
     with write_atomically(paths[0], force=True) as file:
         file.write(data)
@@ -159,7 +159,7 @@ def check_exactness(model: str | Path = api.DEFAULT_MODEL) -> Iterator[Check]:
             Image.fromarray(rgb).save(pictures[-1])
             for quality in QUALITIES:
                 files.append(home / f"scene{number}-q{quality}.looc")
-                files[-1].write_bytes(api.compress(rgb, quality=quality, model=loaded))
+                files[-1].write_bytes(api.compress(rgb, level=quality, model=loaded))
         expected = {file.stem: decode(file, loaded, REFERENCE) for file in files}
         for variant in variants():
             place = home / variant.name

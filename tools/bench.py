@@ -56,7 +56,7 @@ def job(arguments: argparse.Namespace) -> None:
     for _ in range(arguments.runs):
         if arguments.job == "encode":
             start = time.perf_counter()
-            data = api.compress(rgb, quality=arguments.quality, model=model)
+            data = api.compress(rgb, level=arguments.quality, model=model)
             times.append(time.perf_counter() - start)
             path.write_bytes(data)
         else:

@@ -281,7 +281,7 @@ def build_target(name: str) -> Target:
     from looc_codec.codec.model import read_model
 
     model = api.load_model() if name == "photo" else read_model(OLD_WEIGHTS if name == "old" else TINY_WEIGHTS)
-    seeds = [api.compress_picture(picture, quality=quality, model=model).data for picture, quality in zip(pictures_with_metadata(), (30, 90, 5, 60, 50), strict=True)]
+    seeds = [api.compress_picture(picture, level=quality, model=model).data for picture, quality in zip(pictures_with_metadata(), (30, 90, 5, 60, 50), strict=True)]
     if name != "photo":
         seeds += [path.read_bytes() for path in sorted(GOLDEN.glob("*.looc"))]
     parsed = [fields_of(data) for data in seeds]
@@ -474,7 +474,7 @@ def weights_target() -> Target:
         registry.read_entry(path)
         model = read_model(path)
         # What loads must also work: whatever its integers say, a picture goes there and back.
-        picture = api.decompress(api.compress(pattern(40, 24, 1), quality=chance.randrange(1, 101), model=model), model=model)
+        picture = api.decompress(api.compress(pattern(40, 24, 1), level=chance.randrange(1, 101), model=model), model=model)
         assert picture.size == (40, 24)
 
     return Target(run, mutate, (ModelError,), [])

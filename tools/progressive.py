@@ -29,7 +29,7 @@ def measure(paths: list[Path], quality: int, model_name: str) -> list[dict[str, 
     rows: list[list[tuple[float, float]]] = [[] for _ in range(count)]
     for path in paths:
         picture = images.read_picture(path).without_metadata()
-        data = api.compress_picture(picture, quality=quality, model=model, threads=1).data
+        data = api.compress_picture(picture, level=quality, model=model, threads=1).data
         for groups in range(1, count + 1):
             # Not every file of a quality that may have details has them.
             cut = groups < len(container.unpack(data).segments)

@@ -65,13 +65,15 @@ def describe_header(header: Header, size_bytes: int) -> dict[str, Any]:
     try:
         entry = find_by_fingerprint(header.fingerprint)
         model = f"{entry.name} version {entry.version}"
+        quality = entry.quality_scale.quality(header.quality)
     except ModelError:
-        model = None
+        model = quality = None
     payload_bytes = sum(header.segment_lengths_bytes)
     return {
         "width": header.width,
         "height": header.height,
-        "quality": header.quality,
+        "quality": quality,
+        "level": header.quality,
         "colour": ("RGB", "grey", "grey as RGB")[header.colour],
         "bytes": size_bytes,
         "bpp": round(8 * size_bytes / (header.width * header.height), 5),
@@ -91,9 +93,10 @@ def describe_header(header: Header, size_bytes: int) -> dict[str, Any]:
 
 def _print_record(name: str, record: dict[str, Any]) -> None:
     chunks = ", ".join(f"{kind} {size_text(length)}" for kind, length in record["chunk_bytes"].items())
+    look = f"level {record['level']}" if record["quality"] is None else f"quality about {record['quality']} (level {record['level']})"
     say(printable(name))
     for label, text in (
-        ("picture", f"{record['width']} x {record['height']}, {record['colour']}, quality {record['quality']}"),
+        ("picture", f"{record['width']} x {record['height']}, {record['colour']}, {look}"),
         (
             "file",
             f"{size_text(record['bytes'])}, {record['bpp']:.3f} bits per pixel, format version"

@@ -32,6 +32,7 @@ from looc_codec.errors import ModelError
 from looc_codec.format.codes import CodeTables
 from looc_codec.format.constants import TABLE_BITS
 from looc_codec.format.integers import Core, fingerprint_of, require_legal
+from looc_codec.quality import PLAIN, QualityScale
 
 _engines_lock = threading.Lock()
 
@@ -59,17 +60,18 @@ class CodecModel:
     """A model as the codec uses it.
 
     `core` are the format-critical integers, `transforms` the float tensors of analysis and synthesis as they are stored
-    (kernels packed, see packing.py), `shapes` the shapes of the packed ones, `graphs` the exported networks. Raises ModelError
-    where these are not parts of one model. Safe to share between threads.
+    (kernels packed, see packing.py), `shapes` the shapes of the packed ones, `graphs` the exported networks, `quality_scale` the
+    table from the user's qualities to levels. Raises ModelError where these are not parts of one model. Safe to share between threads.
     """
 
     def __init__(
-        self, config: LoocConfig, core: Core, transforms: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], graphs: Mapping[str, Graph], description: str = ""
+        self, config: LoocConfig, core: Core, transforms: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], graphs: Mapping[str, Graph], description: str = "",
+        quality_scale: QualityScale = PLAIN,
     ) -> None:
         require_legal(core, config)
         for tensor in (*core.values(), *transforms.values()):
             tensor.flags.writeable = False
-        self.config, self.description = config, description
+        self.config, self.description, self.quality_scale = config, description, quality_scale
         self.core: Mapping[str, np.ndarray] = MappingProxyType(dict(core))
         self.transforms: Mapping[str, np.ndarray] = MappingProxyType(dict(transforms))
         self.shapes, self.graphs = MappingProxyType(dict(shapes)), MappingProxyType(dict(graphs))
@@ -160,6 +162,8 @@ def write_model(model: CodecModel, path: Path) -> None:
         "description": model.description, "shapes": dict(model.shapes), "graphs": {name: list(graph.tensors) for name, graph in model.graphs.items()},
         "graphs_sha256": _graphs_sha256(model.graphs),
     }  # fmt: skip
+    if model.quality_scale != PLAIN:
+        meta["quality"] = model.quality_scale.to_json()
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path, metadata={"looc": json.dumps(meta, sort_keys=True)})
     # safetensors writes private files; a model installed by one user is for all of them.
@@ -185,11 +189,12 @@ def read_model(path: Path) -> CodecModel:
         transforms = {name: value for name, value in tensors.items() if not name.startswith((CRITICAL, GRAPH))}
         shapes = {name: tuple(map(int, shape)) for name, shape in meta["shapes"].items()}
         fingerprint, description = meta["fingerprint"], str(meta.get("description", ""))
+        scale = QualityScale.from_json(meta.get("quality"))
     # RecursionError: deeply nested brackets. TypeError, AttributeError: JSON of another shape.
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is not a looc weights file ({type(error).__name__}: {error})") from None
     _require_transforms(path, graphs, transforms, shapes)
-    model = CodecModel(config, core, transforms, shapes, graphs, description)
+    model = CodecModel(config, core, transforms, shapes, graphs, description, scale)
     if model.fingerprint.hex() != fingerprint:
         raise ModelError(f"{path} is damaged: its tensors do not match their fingerprint; install the weights again")
     return model

@@ -28,7 +28,7 @@ class CodecError(LoocError):
 
 
 class Codec(Protocol):
-    """What a report needs of a codec. Pixels are `(H, W, 3)` uint8; quality is the codec's own scale."""
+    """What a report needs of a codec. Pixels are `(H, W, 3)` uint8; quality is the codec's own scale, looc's the model's level."""
 
     def encode(self, rgb: np.ndarray, quality: int) -> bytes: ...
 
@@ -54,9 +54,9 @@ class CodecInfo:
 CODECS = {
     info.name: info
     for info in (
-        CodecInfo("looc", "looc", "on the CPU, one thread", (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100), 1, 100),
+        CodecInfo("looc", "looc", "levels, on the CPU, one thread", (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100), 1, 100),
         *(
-            CodecInfo(f"looc-effort{effort}", f"looc, effort {effort}", f"--effort {effort}, on the CPU, one thread", (1, 10, 25, 40, 60, 80, 100), 1, 100)
+            CodecInfo(f"looc-effort{effort}", f"looc, effort {effort}", f"levels, --effort {effort}, on the CPU, one thread", (1, 10, 25, 40, 60, 80, 100), 1, 100)
             for effort in (1, 2, 3)
         ),
         CodecInfo(
@@ -99,7 +99,7 @@ class LoocCodec:
         self.decode(self.encode(np.zeros((32, 32, 3), np.uint8), 50))
 
     def encode(self, rgb: np.ndarray, quality: int) -> bytes:
-        return self._api.compress(rgb, quality=quality, model=self._model, effort=self._effort)
+        return self._api.compress(rgb, level=quality, model=self._model, effort=self._effort)
 
     def decode(self, data: bytes) -> np.ndarray:
         return np.asarray(self._api.decompress(data, model=self._model).convert("RGB"))
@@ -163,11 +163,12 @@ def missing_reason(name: str) -> str | None:
 def identity_of(name: str, model: str) -> str:
     """Versions that decide the bytes of a codec: points measured under another identity are measured again."""
     if name.startswith("looc"):
-        from looc_codec.registry import find_model
+        from looc_codec.registry import find_model, tensor_bytes
 
         entry = find_model(model)
-        # The whole file, not the fingerprint: a better synthesis changes the picture and keeps the fingerprint.
-        weights = hashlib.sha256(Path(entry.path).read_bytes()).hexdigest()[:16]
+        # All tensors, not the fingerprint: a better synthesis changes the picture and keeps the fingerprint. Not the header,
+        # whose description and quality table decide no byte of a level.
+        weights = hashlib.sha256(tensor_bytes(entry.path)).hexdigest()[:16]
         return f"looc {looc_codec.__version__}, code {_looc_code_digest()}, {entry.name} version {entry.version}, weights {weights}"
     if name == "jpeg":
         turbo = features.version_feature("libjpeg_turbo")
