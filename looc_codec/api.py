@@ -111,18 +111,18 @@ def decoder_for(model: CodecModel, *, threads: int | None = None, device: str = 
 
 
 def compress_picture(
-    picture: Picture, *, quality: int | None = None, level: int | None = None, target: Target | None = None, model: ModelSpec = None, effort: int = 0,
-    threads: int | None = None, device: str = "cpu",
+    picture: Picture, *, quality: int | None = None, level: int | None = None, target: Target | None = None,
+    model: ModelSpec = None, effort: int = 0, threads: int | None = None, device: str = "cpu",
 ) -> Trial:  # fmt: skip
     """A picture with its metadata as a .looc file: its bytes, and the level that they have.
 
-    `quality` is a whole number of 1..100, DEFAULT_QUALITY if nothing else is given; instead of it `level`, one of 1..100 on the
-    model's own scale, or a `target`, for which a level is searched. `effort` is 0 (fast) to 3 (the fewest bytes for the quality).
-    Raises ImageError for one outside, an unusable picture or a target that cannot be reached, ModelError when there is no such model.
+    `quality` is a whole number of 1..100, DEFAULT_QUALITY if nothing else is given; instead of it `level`, one of
+    1..100 on the model's own scale, or a `target`, for which a level is searched. `effort` is 0 (fast) to 3 (the fewest
+    bytes for the quality). Raises ImageError for one outside, an unusable picture or a target that cannot be reached,
+    ModelError when there is no such model.
     """
-    for name, value, least, most in (("quality", quality, QUALITY_MIN, QUALITY_MAX), ("level", level, LEVEL_MIN, LEVEL_MAX)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most):
-            raise ImageError(f"{name} {value!r} is not a whole number of {least} to {most}")
+    _require_within("quality", quality, QUALITY_MIN, QUALITY_MAX)
+    _require_within("level", level, LEVEL_MIN, LEVEL_MAX)
     if sum(given is not None for given in (quality, level, target)) > 1:
         raise ImageError("only one of quality, level and a target can be given")
     encoder = encoder_for(_model(model), effort=effort, threads=threads, device=device)
@@ -133,6 +133,13 @@ def compress_picture(
         return compress_to_target(encoder, picture.rgb, target, chunks, colour)
     coding = encoder.encode(picture.rgb, int(level), grey=colour != Colour.RGB)
     return Trial(packed(encoder.model, coding, picture.rgb.shape[:2], chunks, colour), coding)
+
+
+def _require_within(name: str, value: object, least: int, most: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
+        raise ImageError(f"{name} {value!r} is not a whole number of {least} to {most}")
 
 
 def restore_picture(
@@ -192,22 +199,25 @@ def _small_picture(rgb: np.ndarray, file: Container) -> Picture:
 
 
 def compress(
-    image: Image.Image | np.ndarray | Picture, *, quality: int | None = None, level: int | None = None, target_size: int | None = None,
-    target_bpp: float | None = None, target_psnr: float | None = None, target_ssimulacra2: float | None = None, effort: int = 0, model: ModelSpec = None,
-    threads: int | None = None, device: str = "cpu",
+    image: Image.Image | np.ndarray | Picture, *, quality: int | None = None, level: int | None = None,
+    target_size: int | None = None, target_bpp: float | None = None, target_psnr: float | None = None,
+    target_ssimulacra2: float | None = None, effort: int = 0, model: ModelSpec = None, threads: int | None = None,
+    device: str = "cpu",
 ) -> bytes:  # fmt: skip
     """A Pillow image, an `(H, W, 3)` uint8 array or a Picture as the bytes of a .looc file.
 
-    `quality` of 1..100 says how the picture looks, about the same with every model and effort: 30 low, 50 medium, 75 high and the
-    default, 90 as the original. Instead of it a target may be given: `target_size` in bytes or `target_bpp` in bits per pixel, which
-    the file never exceeds, `target_psnr` in dB or `target_ssimulacra2` for this very picture; or `level`, 1..100 on the model's own
-    scale. `effort` of 0 to 3 takes more time for a smaller file (above 0 it needs torch). `model` is the name of an installed model,
-    the path of a weights file, or what `load_model` gives. Raises ImageError, ModelError, OptionError.
+    `quality` of 1..100 says how the picture looks, about the same with every model and effort: 30 low, 50 medium, 75
+    high and the default, 90 very high. Instead of it a target may be given: `target_size` in bytes or `target_bpp` in
+    bits per pixel, which the file never exceeds, `target_psnr` in dB or `target_ssimulacra2` for this very picture; or
+    `level`, 1..100 on the model's own scale. `effort` of 0 to 3 takes more time for a smaller file (above 0 it needs
+    torch). `model` is the name of an installed model, the path of a weights file, or what `load_model` gives. Raises
+    ImageError, ModelError, OptionError.
     """
     target = target_of(target_size, target_bpp, target_psnr, target_ssimulacra2)
     return compress_picture(
-        picture_of(image), quality=quality, level=level, target=target, effort=effort, model=model, threads=threads, device=device
-    ).data
+        picture_of(image), quality=quality, level=level, target=target, effort=effort, model=model, threads=threads,
+        device=device,
+    ).data  # fmt: skip
 
 
 def picture_of(image: Image.Image | np.ndarray | Picture) -> Picture:
@@ -223,7 +233,9 @@ def picture_of(image: Image.Image | np.ndarray | Picture) -> Picture:
     return image
 
 
-def target_of(size_bytes: float | None = None, bpp: float | None = None, psnr_db: float | None = None, ssimulacra2: float | None = None) -> Target | None:
+def target_of(
+    size_bytes: float | None = None, bpp: float | None = None, psnr_db: float | None = None, ssimulacra2: float | None = None
+) -> Target | None:  # fmt: skip
     """The target of a compression, or None where there is none; ImageError where there are several."""
     wanted = {"size": size_bytes, "bpp": bpp, "psnr": psnr_db, "ssimulacra2": ssimulacra2}
     for value in wanted.values():
@@ -275,8 +287,9 @@ def verify(source: Source | Container, *, model: ModelSpec = None, max_pixels: i
 
 @dataclass(frozen=True)
 class Info:
-    """What a .looc file says of itself. `level` is the one that the model coded it at, `quality` about what that means for the look.
-    `model` is the name of its model, None where that is not installed, and then `quality` is None, too; `bpp` counts every byte."""
+    """What a .looc file says of itself. `level` is the one that the model coded it at, `quality` about what that means
+    for the look. `model` is the name of its model, None where that is not installed, and then `quality` is None, too;
+    `bpp` counts every byte."""
 
     width: int
     height: int

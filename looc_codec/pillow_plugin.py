@@ -39,7 +39,9 @@ FORMAT = "LOOC"
 MIME_TYPE = "image/x-looc"
 EXTENSION = ".looc"
 
-_COMPRESS_OPTIONS = ("quality", "level", "target_size", "target_bpp", "target_psnr", "target_ssimulacra2", "effort", "model", "threads")
+_COMPRESS_OPTIONS = (
+    "quality", "level", "target_size", "target_bpp", "target_psnr", "target_ssimulacra2", "effort", "model", "threads",
+)  # fmt: skip
 _METADATA_OPTIONS = ("icc_profile", "exif", "xmp")
 _PILLOW_OPTIONS = ("save_all", "append_images")
 """What Pillow itself may pass on."""
@@ -51,8 +53,8 @@ _MAX_HEADER_BYTES = 2**30
 class LoocImageFile(ImageFile.ImageFile):
     """A .looc file as Pillow sees it: RGB, or L for a grey picture, each with A where it holds transparency.
 
-    `info` has `level` (1..100, of the model's own scale), `quality` (1..100, about how it looks) where the model of the file is
-    installed, `model_fingerprint` (16 hexadecimal digits), and `icc_profile`, `exif` and `xmp` where
+    `info` has `level` (1..100, of the model's own scale), `quality` (1..100, about how it looks) where the model of the
+    file is installed, `model_fingerprint` (16 hexadecimal digits), and `icc_profile`, `exif` and `xmp` where
     the file has them. `load()` decodes with the installed model that the file names; what a file
     cut short holds of the picture only where `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set.
     """
@@ -162,8 +164,9 @@ def _metadata(header: Header, head: bytes) -> dict[str, Any]:
 def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     """Writes the image, any mode, as a .looc file.
 
-    Options of `Image.save`: those of `looc_codec.compress` (`quality`, `level`, `target_size`, `target_bpp`, `target_psnr`,
-    `target_ssimulacra2`, `effort`, `model`, `threads`), and `icc_profile`, `exif` and `xmp`, which stand for those of the image; None or b"" leaves them out.
+    Options of `Image.save`: those of `looc_codec.compress` (`quality`, `level`, `target_size`, `target_bpp`,
+    `target_psnr`, `target_ssimulacra2`, `effort`, `model`, `threads`), and `icc_profile`, `exif` and `xmp`, which stand
+    for those of the image; None or b"" leaves them out.
 
     Raises ValueError for an unknown option or one out of range, OSError for an image that cannot be written or a model that is not
     there.

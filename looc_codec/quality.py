@@ -1,12 +1,14 @@
 """The user's scale: which level of a model makes pictures look as good as a quality promises.
 
-A quality of 1 to 100 says how a picture looks, the same with every model and effort. Its middle part is a score of SSIMULACRA 2: at
-quality 75 the mean over a set of photographs is 75 (docs/QUALITY.md). A level of 1 to 100 says how coarsely one model quantises; it
-is what a file holds. A model's weights file ships the table from one to the other, as `quality` of its metadata:
+A quality of 1 to 100 says how a picture looks, the same with every model and effort. Its middle part is a score of
+SSIMULACRA 2: at quality 75 the mean over a set of photographs is 75 (docs/QUALITY.md). A level of 1 to 100 says how
+coarsely one model quantises; it is what a file holds. A model's weights file ships the table from one to the other, as
+`quality` of its metadata:
 
     {"levels": [[level of quality 1, ..., level of quality 100] of effort 0, the same of effort 1, ...]}
 
-The table is no part of the fingerprint: it is for choosing a level, and no reader needs it. tools/quality_table.py measures it.
+The table is no part of the fingerprint: it is for choosing a level, and no reader needs it. tools/quality_table.py
+measures it.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class QualityScale:
         return self._row(effort)[quality - QUALITY_MIN]
 
     def quality(self, level: int, effort: int = 0) -> int:
-        """About the quality of a level of 1 to 100: of qualities that share it the middle one, else the next one above."""
+        """About the quality of a level of 1 to 100: of qualities that share it the middle one, else the next above."""
         row = self._row(effort)
         first, end = bisect_left(row, level), bisect_left(row, level + 1)
         return QUALITY_MIN + (first if first == end else (first + end - 1) // 2)

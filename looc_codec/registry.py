@@ -1,7 +1,8 @@
 """Finds model files: which weights are installed, and which of them a name, a path or a fingerprint means.
 
 A model file is a safetensors file whose metadata entry `looc` is a JSON object with `name`, `version`, `fingerprint`
-(16 hexadecimal digits), `config`, `description` and, where it was measured, `quality` (quality.py). Only that header is read here, within fixed limits and without
+(16 hexadecimal digits), `config`, `description` and, where it was measured, `quality` (quality.py). Only that header is
+read here, within fixed limits and without
 torch, so that `looc info` and `looc models` start at once. Reading the tensors is the business of `model.py`.
 
 Places searched, in this order; the first model of a fingerprint or name wins:

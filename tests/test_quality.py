@@ -1,4 +1,4 @@
-"""The user's scale: what a quality means, the same with every model; levels behind it; the table in the weights file."""
+"""The user's scale: what a quality means, the same with every model; the levels behind it, and their table."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import build_trainable_model
 from PIL import Image
 from test_cli import run
 from test_codec import photo
 
 import looc_codec.pillow_plugin  # noqa: F401
-from conftest import build_trainable_model
 from looc_codec import api, metrics, registry
 from looc_codec.codec.model import CodecModel, read_model, write_model
 from looc_codec.errors import ImageError, ModelError, OptionError
@@ -30,7 +30,15 @@ HALF = QualityScale((tuple(range(1, 51)) + (50,) * 49 + (100,), (1,) * 40 + tupl
 @pytest.fixture(scope="module")
 def scaled_model(tiny_model) -> CodecModel:
     """The tiny model with a table."""
-    return CodecModel(tiny_model.config, dict(tiny_model.core), dict(tiny_model.transforms), dict(tiny_model.shapes), dict(tiny_model.graphs), "scaled", HALF)
+    return CodecModel(
+        tiny_model.config,
+        dict(tiny_model.core),
+        dict(tiny_model.transforms),
+        dict(tiny_model.shapes),
+        dict(tiny_model.graphs),
+        "scaled",
+        HALF,
+    )
 
 
 @pytest.fixture
@@ -50,7 +58,12 @@ def picture_file(tmp_path) -> Path:
 
 
 def test_a_quality_is_a_level_where_nothing_was_measured():
-    assert [PLAIN.level(quality, effort) for quality, effort in ((1, 0), (37, 0), (75, 3), (100, 1))] == [1, 37, 75, 100]
+    assert [PLAIN.level(quality, effort) for quality, effort in ((1, 0), (37, 0), (75, 3), (100, 1))] == [
+        1,
+        37,
+        75,
+        100,
+    ]
     assert all(PLAIN.quality(level) == level for level in range(1, 101))
 
 
@@ -65,8 +78,13 @@ def test_every_quality_has_a_level_and_comes_back(name):
         assert len(set(levels[29:85])) > 30
         for quality, level in enumerate(levels, 1):
             # One of the qualities that give this very level.
-            assert scale.level(scale.quality(level, effort), effort) == level and abs(scale.quality(level, effort) - quality) <= levels.count(level) / 2 + 0.5
-        assert [scale.quality(level, effort) for level in range(1, 101)] == sorted(scale.quality(level, effort) for level in range(1, 101))
+            assert (
+                scale.level(scale.quality(level, effort), effort) == level
+                and abs(scale.quality(level, effort) - quality) <= levels.count(level) / 2 + 0.5
+            )
+        assert [scale.quality(level, effort) for level in range(1, 101)] == sorted(
+            scale.quality(level, effort) for level in range(1, 101)
+        )
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -79,10 +97,25 @@ def test_effort_lowers_the_level_of_a_quality(name):
 @pytest.mark.parametrize(
     "value",
     [
-        [], {}, {"levels": 5}, {"levels": []}, {"levels": [list(range(100))]}, {"levels": [list(range(1, 100))]}, {"levels": [[1] * 100]}, {"levels": [list(range(1, 101))] * 5},
-        {"levels": [[1, 3, 2, *range(4, 101)]]}, {"levels": [[*range(1, 100), 100.0]]}, {"levels": [[True, *range(2, 101)]]}, {"levels": [["1", *range(2, 101)]]},
+        [],
+        {},
+        {"levels": 5},
+        *(
+            {"levels": rows}
+            for rows in (
+                [],
+                [list(range(100))],
+                [list(range(1, 100))],
+                [[1] * 100],
+                [list(range(1, 101))] * 5,
+                [[1, 3, 2, *range(4, 101)]],
+                [[*range(1, 100), 100.0]],
+                [[True, *range(2, 101)]],
+                [["1", *range(2, 101)]],
+            )
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_malformed_table_is_a_sentence(value, tiny_model_file, tmp_path):
     with pytest.raises(ModelError):
         QualityScale.from_json(value)
@@ -159,7 +192,18 @@ def test_quality_goes_through_the_table_and_level_does_not(scaled_model):
     assert api.compress(rgb, level=20, model=scaled_model) == api.compress(rgb, quality=20, model=scaled_model)
 
 
-@pytest.mark.parametrize("options", [{"quality": 50, "level": 50}, {"level": 50, "target_size": 500}, {"quality": 50, "target_psnr": 30}, {"level": 0}, {"level": 101}, {"level": True}, {"level": "5"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": 50, "level": 50},
+        {"level": 50, "target_size": 500},
+        {"quality": 50, "target_psnr": 30},
+        {"level": 0},
+        {"level": 101},
+        {"level": True},
+        {"level": "5"},
+    ],
+)
 def test_wrong_levels_are_a_sentence(tiny_model, options):
     with pytest.raises(ImageError):
         api.compress(photo(20, 20), model=tiny_model, **options)
@@ -167,7 +211,12 @@ def test_wrong_levels_are_a_sentence(tiny_model, options):
 
 def test_command_line(scaled_installed, picture_file, tmp_path):
     packed = tmp_path / "photo.looc"
-    for options, level, quality in (((), 50, DEFAULT_QUALITY), (("-q", 33), 33, 33), (("--level", 83), 83, 100), (("-q", 60, "--effort", 1), 20, 60)):
+    for options, level, quality in (
+        ((), 50, DEFAULT_QUALITY),
+        (("-q", 33), 33, 33),
+        (("--level", 83), 83, 100),
+        (("-q", 60, "--effort", 1), 20, 60),
+    ):
         result = run("compress", picture_file, "-o", packed, "-m", scaled_installed, "--force", "--json", *options)
         record = json.loads(result.stdout)
         assert (record["level"], record["quality"]) == (level, quality), options
@@ -199,7 +248,10 @@ def test_a_file_of_a_model_that_is_not_installed_has_a_level_alone(scaled_model,
     path = tmp_path / "a.looc"
     path.write_bytes(api.compress(photo(40, 30), level=44, model=scaled_model))
     assert (api.info(path).quality, api.info(path).level) == (None, 44)
-    assert "level 44" in run("info", path).stdout and "quality" not in run("info", path).stdout.split("picture")[1].split("\n")[0]
+    assert (
+        "level 44" in run("info", path).stdout
+        and "quality" not in run("info", path).stdout.split("picture")[1].split("\n")[0]
+    )
     with Image.open(path) as image:
         assert image.info["level"] == 44 and "quality" not in image.info
 
@@ -241,7 +293,9 @@ def test_a_missing_package_is_a_sentence(tiny_model, scaled_installed, picture_f
     monkeypatch.setitem(sys.modules, "ssimulacra2", None)
     with pytest.raises(OptionError, match="pip install ssimulacra2"):
         api.compress(photo(40, 30), target_ssimulacra2=70, model=tiny_model)
-    result = run("compress", picture_file, "-o", tmp_path / "a.looc", "-m", scaled_installed, "--target-ssimulacra2", 70)
+    result = run(
+        "compress", picture_file, "-o", tmp_path / "a.looc", "-m", scaled_installed, "--target-ssimulacra2", 70
+    )
     assert result.exit_code == 1 and "pip install ssimulacra2" in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "a.looc").exists()
 

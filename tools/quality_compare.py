@@ -2,9 +2,9 @@
 
     python tools/quality_compare.py [--images ../shared/data/val] [--points docs/results/quality/compare-val.json]
 
-Every picture is coded with every shipped model at the qualities of QUALITIES, and with avifenc, cwebp, cjxl and Pillow's
-JPEG at their defaults; measured are SSIMULACRA 2, Butteraugli's 3-norm (butteraugli_main) and PSNR. Points are kept and
-not measured again. `--markdown` writes the table to a file, too.
+Every picture is coded with every shipped model at the qualities of QUALITIES, and with avifenc, cwebp, cjxl and
+Pillow's JPEG at their defaults; measured are SSIMULACRA 2, Butteraugli's 3-norm (butteraugli_main) and PSNR. Points are
+kept and not measured again. `--markdown` writes the table to a file, too.
 """
 
 from __future__ import annotations

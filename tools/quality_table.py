@@ -2,13 +2,15 @@
 
     python tools/quality_table.py [weights/looc-photo.safetensors ...] [--images ../shared/data/val] [--write]
 
-Every picture is coded at a few levels without effort, and centre crops at a few with each effort; SSIMULACRA 2 says how they look. Points
-are kept in --points, so that a second run only measures what is missing; `--again 1,2,3` measures these efforts anew (after a change of
-looc_codec/effort.py, say). Between the measured levels the mean score is interpolated by PCHIP, and what an effort adds to it linearly.
+Every picture is coded at a few levels without effort, and centre crops at a few with each effort; SSIMULACRA 2 says how
+they look. Points are kept in --points, so that a second run only measures what is missing; `--again 1,2,3` measures
+these efforts anew (after a change of looc_codec/effort.py, say). Between the measured levels the mean score is
+interpolated by PCHIP, and what an effort adds to it linearly.
 
-The table: quality q is the level whose mean score is nearest to q, from 30 up to what the model reaches; below, levels fall on a straight
-line to level 1 at quality 1, above they rise on one to level 100 at quality 100. `--write` puts it into the weights file, whose
-fingerprint and tensors stay as they are; without it the table is only printed, with --json as JSON.
+The table: quality q is the level whose mean score is nearest to q, from 30 up to what the model reaches; below, levels
+fall on a straight line to level 1 at quality 1, above they rise on one to level 100 at quality 100. `--write` puts it
+into the weights file, whose fingerprint and tensors stay as they are; without it the table is only printed, with --json
+as JSON.
 """
 
 from __future__ import annotations
@@ -54,7 +56,11 @@ class Points:
         self.save()
 
     def forget(self, weights: str, efforts: list[int]) -> None:
-        self.by_key = {key: point for key, point in self.by_key.items() if not (point["weights"] == weights and point["effort"] in efforts)}
+        self.by_key = {
+            key: point
+            for key, point in self.by_key.items()
+            if not (point["weights"] == weights and point["effort"] in efforts)
+        }
 
     def save(self) -> None:
         rows = [json.dumps(self.by_key[key]) for key in sorted(self.by_key)]
@@ -63,7 +69,11 @@ class Points:
 
     def of(self, weights: str, crop: int, effort: int, level: int) -> dict[str, float]:
         """Scores by picture."""
-        return {key[4]: point["ssimulacra2"] for key, point in self.by_key.items() if key[:4] == (weights, crop, effort, level)}
+        return {
+            key[4]: point["ssimulacra2"]
+            for key, point in self.by_key.items()
+            if key[:4] == (weights, crop, effort, level)
+        }
 
 
 def digest_of(weights: Path) -> str:
@@ -79,7 +89,9 @@ def plan(pictures: list[Path]) -> list[tuple[Path, int, int, int]]:
     """(picture, crop, effort, level) of all points."""
     wanted = [(picture, 0, 0, level) for level in LEVELS for picture in pictures]
     for effort, (levels, count) in EFFORT_PLAN.items():
-        wanted += [(picture, CROP, each, level) for level in levels for picture in pictures[:count] for each in (0, effort)]
+        wanted += [
+            (picture, CROP, each, level) for level in levels for picture in pictures[:count] for each in (0, effort)
+        ]
     return list(dict.fromkeys(wanted))
 
 
@@ -99,14 +111,20 @@ def measure(points: Points, weights: Path, pictures: list[Path], report: Callabl
         data = api.compress(rgb, level=level, effort=effort, model=model)
         score = ssimulacra2(rgb, np.asarray(api.decompress(data, model=model).convert("RGB")))
         points.add({
-            "picture": picture.name, "crop": crop, "weights": digest, "effort": effort, "level": level, "bytes": len(data),
-            "bpp": round(bits_per_pixel(len(data), rgb.shape[1], rgb.shape[0]), 5), "ssimulacra2": round(score, 4),
+            "picture": picture.name, "crop": crop, "weights": digest, "effort": effort, "level": level,
+            "bytes": len(data), "bpp": round(bits_per_pixel(len(data), rgb.shape[1], rgb.shape[0]), 5),
+            "ssimulacra2": round(score, 4),
         })  # fmt: skip
-        report(f"{weights.name}: {number} of {len(wanted)}, effort {effort}, level {level}, {picture.name}: {score:.1f}")
+        report(
+            f"{weights.name}: {number} of {len(wanted)}, effort {effort}, level {level}, {picture.name}: {score:.1f}"
+        )
 
 
 def scores_of_levels(points: Points, digest: str, names: list[str]) -> list[np.ndarray]:
-    """The mean score of each level 1..100, `(100,)`, without effort and with each effort; levels below the lowest measured one have its score."""
+    """The mean score of each level 1..100, `(100,)`, without effort and with each effort.
+
+    Levels below the lowest measured one have its score.
+    """
     from looc_codec.metrics import pchip_values
     from looc_codec.quality import LEVEL_MAX, LEVEL_MIN
 
@@ -115,7 +133,9 @@ def scores_of_levels(points: Points, digest: str, names: list[str]) -> list[np.n
     for level in LEVELS:
         found = points.of(digest, 0, 0, level)
         means.append(statistics.mean(found[name] for name in names))
-    plain = pchip_values(np.array(LEVELS, np.float64), np.maximum.accumulate(means), np.clip(every, LEVELS[0], LEVELS[-1]))
+    plain = pchip_values(
+        np.array(LEVELS, np.float64), np.maximum.accumulate(means), np.clip(every, LEVELS[0], LEVELS[-1])
+    )
     scores = [plain]
     for effort, (levels, count) in EFFORT_PLAN.items():
         gains = []
@@ -135,7 +155,10 @@ def levels_of_qualities(scores: np.ndarray) -> tuple[int, ...]:
     last = min(LAST_SCORE, int(np.floor(scores[-1])) - 1)
     if last <= first:
         raise SystemExit(f"the model's scores, {scores[0]:.1f} to {scores[-1]:.1f}, leave no room for a scale")
-    middle = {quality: float(np.interp(quality, scores, np.arange(LEVEL_MIN, LEVEL_MAX + 1))) for quality in range(first, last + 1)}
+    middle = {
+        quality: float(np.interp(quality, scores, np.arange(LEVEL_MIN, LEVEL_MAX + 1)))
+        for quality in range(first, last + 1)
+    }
     known = {QUALITY_MIN: float(LEVEL_MIN), **middle, QUALITY_MAX: float(LEVEL_MAX)}
     row = np.interp(np.arange(QUALITY_MIN, QUALITY_MAX + 1), list(known), list(known.values()))
     return tuple(int(level) for level in np.maximum.accumulate(np.rint(row)))
@@ -167,9 +190,16 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path, nargs="*", default=sorted((ROOT / "weights").glob("*.safetensors")))
-    parser.add_argument("--images", type=Path, default=ROOT.parent / "shared/data/val", help="folder of .png photographs that no model was trained on")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        default=ROOT.parent / "shared/data/val",
+        help="folder of .png photographs that no model was trained on",
+    )
     parser.add_argument("--points", type=Path, default=ROOT / "docs/results/quality/points.json")
-    parser.add_argument("--again", type=lambda text: [int(part) for part in text.split(",")], default=[], metavar="EFFORTS")
+    parser.add_argument(
+        "--again", type=lambda text: [int(part) for part in text.split(",")], default=[], metavar="EFFORTS"
+    )
     parser.add_argument("--write", action="store_true", help="put the table into the weights files")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

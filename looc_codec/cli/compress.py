@@ -58,7 +58,7 @@ def compress(
             "--quality",
             metavar="N",
             parser=whole(1, 100),
-            help="1 to 100, how it looks with every model and effort: 30 low, 50 medium, 75 high, 90 as the original."
+            help="1 to 100, how it looks with every model and effort: 30 low, 50 medium, 75 high, 90 very high."
             f" [default: {DEFAULT_QUALITY}]",
         ),
     ] = None,

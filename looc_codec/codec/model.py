@@ -60,8 +60,9 @@ class CodecModel:
     """A model as the codec uses it.
 
     `core` are the format-critical integers, `transforms` the float tensors of analysis and synthesis as they are stored
-    (kernels packed, see packing.py), `shapes` the shapes of the packed ones, `graphs` the exported networks, `quality_scale` the
-    table from the user's qualities to levels. Raises ModelError where these are not parts of one model. Safe to share between threads.
+    (kernels packed, see packing.py), `shapes` the shapes of the packed ones, `graphs` the exported networks,
+    `quality_scale` the table from the user's qualities to levels. Raises ModelError where these are not parts of one
+    model. Safe to share between threads.
     """
 
     def __init__(

@@ -46,8 +46,8 @@ _SCORE_CEILING = 1000.0
 
 @dataclass(frozen=True)
 class Target:
-    """What a file is to have: `kind` is "size" (bytes), "bpp" (bits per pixel), both of the whole file and never exceeded, "psnr"
-    (dB) or "ssimulacra2" (its score), both of the decoded RGB samples, transparent ones included."""
+    """What a file is to have: `kind` is "size" (bytes), "bpp" (bits per pixel), both of the whole file and never
+    exceeded, "psnr" (dB) or "ssimulacra2" (its score), both of the decoded RGB samples, transparent ones included."""
 
     kind: str
     value: float
@@ -55,9 +55,11 @@ class Target:
 
 @dataclass(frozen=True)
 class _Score:
-    """A measure of the decoded picture that a search can aim at: how to compute it of two `(H, W, 3)` uint8 pictures, the original
-    first, how to write it, what may be left over, and its usual change with the level and with each halving of the Lagrangian."""
+    """A measure of the decoded picture that a search can aim at: how to compute it of two `(H, W, 3)` uint8 pictures,
+    the original first, how to write it, what may be left over, and its usual change with the level and with each
+    halving of the Lagrangian."""
 
+    article: str
     name: str
     unit: str
     compute: Callable[[np.ndarray, np.ndarray], float]
@@ -70,8 +72,8 @@ class _Score:
 
 
 SCORES = {
-    "psnr": _Score("PSNR", " dB", psnr_db, PSNR_TOLERANCE_DB, 0.15, 0.7),
-    "ssimulacra2": _Score("SSIMULACRA 2", "", ssimulacra2, SSIMULACRA2_TOLERANCE, 0.8, 3.0),
+    "psnr": _Score("a", "PSNR", " dB", psnr_db, PSNR_TOLERANCE_DB, 0.15, 0.7),
+    "ssimulacra2": _Score("an", "SSIMULACRA 2", "", ssimulacra2, SSIMULACRA2_TOLERANCE, 0.8, 3.0),
 }
 """Scores by the kind of their target."""
 
@@ -80,8 +82,8 @@ SCORES = {
 class Trial:
     """One coding of a picture: the bytes of the whole .looc file and what they came from.
 
-    `score` is that of a target of PSNR or SSIMULACRA 2, else None. `notice` is a sentence for a person when the target lies beyond
-    the end of the scale.
+    `score` is that of a target of PSNR or SSIMULACRA 2, else None. `notice` is a sentence for a person when the target
+    lies beyond the end of the scale.
     """
 
     data: bytes
@@ -104,17 +106,18 @@ def compress_to_target(encoder: Encoder, rgb: np.ndarray, target: Target, chunks
     """The .looc file of the pixels `(H, W, 3)` uint8 that meets a target, with these chunks.
 
     Of a size or rate: at most as large, and smaller by at most 2% where the codes' granularity allows (a file of some hundred
-    bytes has few sizes to choose from). Of a PSNR or SSIMULACRA 2: the smallest file found whose picture has at least as much, most
-    often within 0.05 dB or a quarter of a point. Where the end of the scale does better than that, its file is the result, with a
-    notice. Costs 2 to 8 encodings of a photo. Raises ImageError for a target that makes no sense or cannot be reached, OptionError
-    where the package of its measure is missing.
+    bytes has few sizes to choose from). Of a PSNR or SSIMULACRA 2: the smallest file found whose picture has at least as
+    much, most often within 0.05 dB or a quarter of a point. Where the end of the scale does better than that, its file is
+    the result, with a notice. Costs 2 to 8 encodings of a photo. Raises ImageError for a target that makes no sense or
+    cannot be reached, OptionError where the package of its measure is missing.
     """
-    names = {"size": ("size", " bytes"), "bpp": ("rate", " bits per pixel")} | {kind: (score.name, score.unit) for kind, score in SCORES.items()}
-    _require_positive(target.value, *names[target.kind])
-    if target.kind in SCORES:
+    score = SCORES.get(target.kind)
+    if score is not None:
+        _require_positive(target.value, score.name, score.unit)
         if target.kind == "ssimulacra2":
             _require_ssimulacra2(rgb)
-        return _compress_to_score(_Coder(encoder, rgb, chunks, colour, SCORES[target.kind]), SCORES[target.kind], target.value)
+        return _compress_to_score(_Coder(encoder, rgb, chunks, colour, score), score, target.value)
+    _require_positive(target.value, *{"size": ("size", " bytes"), "bpp": ("rate", " bits per pixel")}[target.kind])
     pixels = rgb.shape[0] * rgb.shape[1]
     target_bytes = math.floor(target.value if target.kind == "size" else target.value * pixels / 8)
     text = f"{target_bytes} bytes" if target.kind == "size" else f"{target.value:g} bpp ({target_bytes} bytes)"
@@ -123,15 +126,18 @@ def compress_to_target(encoder: Encoder, rgb: np.ndarray, target: Target, chunks
 
 def _require_ssimulacra2(rgb: np.ndarray) -> None:
     if util.find_spec("ssimulacra2") is None:
-        raise OptionError("a target of SSIMULACRA 2 needs the package ssimulacra2, which is not installed; pip install ssimulacra2")
+        raise OptionError(
+            "a target of SSIMULACRA 2 needs the package ssimulacra2, which is not installed; pip install ssimulacra2"
+        )
     if min(rgb.shape[:2]) < SSIMULACRA2_MIN_SIDE:
         raise ImageError(f"SSIMULACRA 2 needs both sides of {SSIMULACRA2_MIN_SIDE} pixels or more; give a quality")
 
 
 def _compress_to_score(code: _Coder, score: _Score, target: float) -> Trial:
     goal = _Goal(
-        value=lambda trial: min(trial.score, _SCORE_CEILING), low=target, high=target + score.tolerance, per_level=score.per_level, per_halving=score.per_halving
-    )
+        value=lambda trial: min(trial.score, _SCORE_CEILING), low=target, high=target + score.tolerance,
+        per_level=score.per_level, per_halving=score.per_halving,
+    )  # fmt: skip
     first = FIRST_LEVEL
     if score is SCORES["ssimulacra2"]:
         # What the model's table gives is right for photographs on average.
@@ -140,17 +146,19 @@ def _compress_to_score(code: _Coder, score: _Score, target: float) -> Trial:
     wanted = f"{target:g}{score.unit}"
     if above is None:
         raise ImageError(
-            f"{'an' if score.name[0] == 'S' else 'a'} {score.name} of {wanted} cannot be reached: quality {LEVEL_MAX}, the best, gives"
+            f"{score.article} {score.name} of {wanted} cannot be reached: quality {LEVEL_MAX}, the best, gives"
             f" {score.text(below.score)} at {_size_text(below, code.rgb)}"
         )
     if below is None:
-        return replace(above, notice=f"even quality {LEVEL_MIN} gives {score.text(above.score)}, more than the {wanted} asked for")
+        notice = f"even quality {LEVEL_MIN} gives {score.text(above.score)}, more than the {wanted} asked for"
+        return replace(above, notice=notice)
     return min((trial for trial in code.trials if trial.score >= target), key=lambda trial: len(trial.data))
 
 
 def _compress_to_size(code: _Coder, target_bytes: int, target: str) -> Trial:
     high = math.log(max(1, target_bytes))
-    goal = _Goal(value=lambda trial: math.log(len(trial.data)), low=high + math.log1p(-SIZE_TOLERANCE), high=high, per_level=0.035, per_halving=0.2)
+    low = high + math.log1p(-SIZE_TOLERANCE)
+    goal = _Goal(lambda trial: math.log(len(trial.data)), low, high, per_level=0.035, per_halving=0.2)
     below, above = _search(code, goal)
     if below is None:
         extra = sum(len(chunk.data) for chunk in code.chunks)
@@ -160,7 +168,8 @@ def _compress_to_size(code: _Coder, target_bytes: int, target: str) -> Trial:
             f" {_size_text(above, code.rgb)}{metadata}"
         )
     if above is None:
-        return replace(below, notice=f"even quality {LEVEL_MAX} takes only {_size_text(below, code.rgb)}, less than the {target} allowed")
+        notice = f"even quality {LEVEL_MAX} takes only {_size_text(below, code.rgb)}, less than the {target} allowed"
+        return replace(below, notice=notice)
     return max((trial for trial in code.trials if len(trial.data) <= target_bytes), key=lambda trial: len(trial.data))
 
 
@@ -176,11 +185,13 @@ def _require_positive(target: float, what: str, unit: str) -> None:
 class _Coder:
     """Codes one picture again and again; what does not depend on the knobs is done once.
 
-    `trials` are all codings so far, with their `score` if one is given. The latent depends on the level but not on the Lagrangian, so that of the last
-    level is kept (6 bytes per pixel); analysis is a third of an encoding.
+    `trials` are all codings so far, with their `score` if one is given. The latent depends on the level but not on the
+    Lagrangian, so that of the last level is kept (6 bytes per pixel); analysis is a third of an encoding.
     """
 
-    def __init__(self, encoder: Encoder, rgb: np.ndarray, chunks: tuple[Chunk, ...], colour: Colour, score: _Score | None = None) -> None:
+    def __init__(
+        self, encoder: Encoder, rgb: np.ndarray, chunks: tuple[Chunk, ...], colour: Colour, score: _Score | None = None
+    ) -> None:
         self.encoder, self.rgb, self.chunks, self.colour, self.score = encoder, rgb, chunks, colour, score
         self.trials: list[Trial] = []
         self._latent: tuple[int, np.ndarray] | None = None
@@ -230,7 +241,8 @@ class _Goal:
 def _search(code: _Coder, goal: _Goal, level: int = FIRST_LEVEL) -> tuple[Trial | None, Trial | None]:
     """The trials of neighbouring levels below and above the goal; None where no level lies on that side.
 
-    The search begins at `level`. When a trial met the goal it is given twice. All codings, the refined ones too, are in `code.trials`.
+    The search begins at `level`. When a trial met the goal it is given twice. All codings, the refined ones too, are in
+    `code.trials`.
     """
     below: Trial | None = None
     above: Trial | None = None

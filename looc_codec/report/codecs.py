@@ -28,7 +28,8 @@ class CodecError(LoocError):
 
 
 class Codec(Protocol):
-    """What a report needs of a codec. Pixels are `(H, W, 3)` uint8; quality is the codec's own scale, looc's the model's level."""
+    """What a report needs of a codec. Pixels are `(H, W, 3)` uint8; quality is the codec's own scale, with looc the
+    model's level."""
 
     def encode(self, rgb: np.ndarray, quality: int) -> bytes: ...
 
@@ -166,8 +167,8 @@ def identity_of(name: str, model: str) -> str:
         from looc_codec.registry import find_model, tensor_bytes
 
         entry = find_model(model)
-        # All tensors, not the fingerprint: a better synthesis changes the picture and keeps the fingerprint. Not the header,
-        # whose description and quality table decide no byte of a level.
+        # All tensors, not the fingerprint: a better synthesis changes the picture and keeps the fingerprint. Not the
+        # header, whose description and quality table decide no byte of a level.
         weights = hashlib.sha256(tensor_bytes(entry.path)).hexdigest()[:16]
         return f"looc {looc_codec.__version__}, code {_looc_code_digest()}, {entry.name} version {entry.version}, weights {weights}"
     if name == "jpeg":

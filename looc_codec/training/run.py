@@ -85,10 +85,12 @@ def starting_model(request: RunRequest, store: PictureStore) -> LoocModel:
 
 
 def _carry_quality_scale(start: LoocModel, model: LoocModel, metric: str) -> None:
-    """Gives a model the table of the one that it goes on from. It holds about as long as a level has the same step and what is
-    trained for is the same; otherwise a quality is a level until tools/quality_table.py has measured the model."""
-    same = (start.config.step_coarsest, start.config.step_finest, start.config.metric) == (model.config.step_coarsest, model.config.step_finest, metric)
-    model.quality_scale = start.quality_scale if same else PLAIN
+    """Gives a model the table of the one that it goes on from. It holds about as long as a level has the same step and
+    what is trained for is the same; otherwise a quality is a level until tools/quality_table.py has measured the
+    model."""
+    before, after = start.config, model.config
+    steps = [(config.step_coarsest, config.step_finest) for config in (before, after)]
+    model.quality_scale = start.quality_scale if steps[0] == steps[1] and before.metric == metric else PLAIN
 
 
 def model_of(path: Path) -> LoocModel:
