@@ -313,12 +313,12 @@ def info(source: Source) -> Info:
     quality: int | None = None
     try:
         entry = registry.find_by_fingerprint(header.fingerprint)
-        name, quality = entry.name, entry.quality_scale.quality(header.quality)
+        name, quality = entry.name, entry.quality_scale.quality(header.level)
     except ModelError:
         pass
     held = container.held_segments(header, data)[0]
     return Info(
-        header.width, header.height, quality, header.quality, name, header.fingerprint.hex(), 8 * len(data) / (header.width * header.height), len(data),
+        header.width, header.height, quality, header.level, name, header.fingerprint.hex(), 8 * len(data) / (header.width * header.height), len(data),
         len(header.segment_lengths_bytes), held, header.colour != Colour.RGB, tuple(chunk.type for chunk in header.chunks),
     )  # fmt: skip
 

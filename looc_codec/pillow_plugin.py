@@ -77,9 +77,9 @@ class LoocImageFile(ImageFile.ImageFile):
         self._mode = ("L" if grey else "RGB") + ("A" if any(chunk.type == ALPHA_CHUNK for chunk in header.chunks) else "")
         self._file_bytes, self._pixels, self._shrink = header.file_bytes, header.width * header.height, 1
         self._decoded = False
-        self.info["level"] = header.quality
+        self.info["level"] = header.level
         with suppress(ModelError):
-            self.info["quality"] = find_by_fingerprint(header.fingerprint).quality_scale.quality(header.quality)
+            self.info["quality"] = find_by_fingerprint(header.fingerprint).quality_scale.quality(header.level)
         self.info["model_fingerprint"] = header.fingerprint.hex()
         self.info.update(metadata)
 

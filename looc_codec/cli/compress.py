@@ -223,10 +223,10 @@ class _Asked:
             limit = wanted.target_bpp * header.width * header.height / 8
         if limit is not None:
             # The best picture that there is may need less.
-            return size_bytes <= limit and (size_bytes >= _TARGET_REACHED * limit or header.quality == LEVEL_MAX)
+            return size_bytes <= limit and (size_bytes >= _TARGET_REACHED * limit or header.level == LEVEL_MAX)
         if wanted.target_psnr is not None or wanted.target_ssimulacra2 is not None:
             return True
-        return header.quality == wanted.level_of(self.entry.quality_scale)
+        return header.level == wanted.level_of(self.entry.quality_scale)
 
 
 _STRIPPED_CHUNKS = ("iccp", "exif", "xmp_")

@@ -65,7 +65,7 @@ def describe_header(header: Header, size_bytes: int) -> dict[str, Any]:
     try:
         entry = find_by_fingerprint(header.fingerprint)
         model = f"{entry.name} version {entry.version}"
-        quality = entry.quality_scale.quality(header.quality)
+        quality = entry.quality_scale.quality(header.level)
     except ModelError:
         model = quality = None
     payload_bytes = sum(header.segment_lengths_bytes)
@@ -73,7 +73,7 @@ def describe_header(header: Header, size_bytes: int) -> dict[str, Any]:
         "width": header.width,
         "height": header.height,
         "quality": quality,
-        "level": header.quality,
+        "level": header.level,
         "colour": ("RGB", "grey", "grey as RGB")[header.colour],
         "bytes": size_bytes,
         "bpp": round(8 * size_bytes / (header.width * header.height), 5),

@@ -108,9 +108,9 @@ def shortened(name: str, columns: int) -> str:
 
 def record_file(record: Record, header: Container | Header, size_bytes: int) -> None:
     """Fills in what a .looc file of `size_bytes` says about its picture."""
-    record.width, record.height, record.level = header.width, header.height, header.quality
+    record.width, record.height, record.level = header.width, header.height, header.level
     try:
-        record.quality = find_by_fingerprint(header.fingerprint).quality_scale.quality(header.quality)
+        record.quality = find_by_fingerprint(header.fingerprint).quality_scale.quality(header.level)
     except ModelError:
         record.quality = None
     record.bytes = size_bytes

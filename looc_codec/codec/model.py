@@ -128,9 +128,9 @@ class CodecModel:
                 self._engines[key] = Engine(self.graphs, self.tensor, threads, device)
             return self._engines[key]
 
-    def quality_row(self, name: str, quality: int) -> np.ndarray:
-        """The stored row of a quality of one of the core's quality tables, `(1, width, 1, 1)` float32."""
-        return self.core[name][quality - 1].astype(np.float32)[None, :, None, None]
+    def quality_row(self, name: str, level: int) -> np.ndarray:
+        """The stored row of a level in one of the core's tables over levels, `(1, width, 1, 1)` float32."""
+        return self.core[name][level - 1].astype(np.float32)[None, :, None, None]
 
 
 @dataclass(frozen=True)

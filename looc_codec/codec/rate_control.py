@@ -94,12 +94,12 @@ class Trial:
 
     @property
     def level(self) -> int:
-        return self.coding.quality
+        return self.coding.level
 
 
 def packed(model: CodecModel, coding: Coding, size: tuple[int, int], chunks: tuple[Chunk, ...], colour: Colour) -> bytes:
     """The .looc file of a coding of a picture of `size` (H, W)."""
-    return pack(Container(size[1], size[0], coding.quality, model.fingerprint, coding.segments, coding.checksum, chunks, colour, coding.filter))
+    return pack(Container(size[1], size[0], coding.level, model.fingerprint, coding.segments, coding.checksum, chunks, colour, coding.filter))
 
 
 def compress_to_target(encoder: Encoder, rgb: np.ndarray, target: Target, chunks: tuple[Chunk, ...], colour: Colour) -> Trial:
