@@ -2,7 +2,7 @@
 
     import looc_codec
 
-    data = looc_codec.compress(image, quality=50)  # bytes of a .looc file
+    data = looc_codec.compress(image, quality=75)  # bytes of a .looc file
     image = looc_codec.decompress(data)            # a Pillow image
 
 What is heavy is loaded by the first call, not by the import.

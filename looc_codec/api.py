@@ -1,6 +1,6 @@
 """What programs call: pictures to the bytes of .looc files and back. Joins pictures, models, codec and container.
 
-    data = looc_codec.compress(Image.open("photo.png"), quality=50)
+    data = looc_codec.compress(Image.open("photo.png"), quality=75)
     image = looc_codec.decompress(data)
 
 Threads: every function may be called from several threads at once. They share models and their networks, which run one
@@ -29,16 +29,13 @@ from looc_codec.codec.kinds import AnyDecoder, AnyEncoder, AnyModel, cached_mode
 from looc_codec.codec.model import StoredModel
 from looc_codec.codec.rate_control import Target, Trial, compress_to_target, packed
 from looc_codec.codec.transforms import SHRINKS
-from looc_codec.config import QUALITY_MAX, QUALITY_MIN
 from looc_codec.errors import FormatError, ImageError, ModelError, OptionError
 from looc_codec.format import container
 from looc_codec.format.container import DEFAULT_MAX_PIXELS, Colour, Container, unpack
 from looc_codec.images import Picture
-from looc_codec.registry import ModelEntry
+from looc_codec.quality import DEFAULT_QUALITY, EFFORT_MAX, LEVEL_MAX, LEVEL_MIN, QUALITY_MAX, QUALITY_MIN
+from looc_codec.registry import DEFAULT_MODEL, ModelEntry
 
-DEFAULT_MODEL = "photo"
-DEFAULT_QUALITY = 50
-EFFORT_MAX = 3
 
 ModelSpec = AnyModel | str | os.PathLike[str] | None
 """A loaded model, the name of an installed one, the path of a weights file, or None for the default."""
@@ -97,7 +94,7 @@ def encoder_for(model: AnyModel, *, effort: int = 0, threads: int | None = None,
         raise ImageError(f"effort {effort!r} is not a whole number of 0 to {EFFORT_MAX}")
     refine = None
     if isinstance(model, GridModel):
-        require_default(model, DEFAULT_QUALITY, DEFAULT_QUALITY, target=False, effort=effort)
+        require_default(model, asked=False, effort=effort)
     elif effort:
         try:
             import torch  # noqa: F401
@@ -118,24 +115,39 @@ def decoder_for(model: AnyModel, *, threads: int | None = None, device: str = "c
 
 
 def compress_picture(
-    picture: Picture, *, quality: int = DEFAULT_QUALITY, target: Target | None = None, model: ModelSpec = None, effort: int = 0, threads: int | None = None, device: str = "cpu"
-) -> Trial:
-    """A picture with its metadata as a .looc file: its bytes, and the quality that they have.
+    picture: Picture, *, quality: int | None = None, level: int | None = None, target: Target | None = None,
+    model: ModelSpec = None, effort: int = 0, threads: int | None = None, device: str = "cpu",
+) -> Trial:  # fmt: skip
+    """A picture with its metadata as a .looc file: its bytes, and the level that they have.
 
-    `quality` is a whole number of 1..100; with a `target` it is searched for. `effort` is 0 (fast) to 3 (the best picture for its
-    bytes, of which there may be a few more). Raises ImageError for one outside, an unusable picture or a target that cannot be
-    reached, ModelError when there is no such model.
+    `quality` is a whole number of 1..100, DEFAULT_QUALITY if nothing else is given; instead of it `level`, one of
+    1..100 on the model's own scale, or a `target`, for which a level is searched. `effort` is 0 (fast) to 3 (the fewest
+    bytes for the quality). Raises ImageError for one outside, an unusable picture or a target that cannot be reached,
+    ModelError when there is no such model.
     """
-    if isinstance(quality, bool) or not isinstance(quality, (int, np.integer)) or not QUALITY_MIN <= quality <= QUALITY_MAX:
-        raise ImageError(f"quality {quality!r} is not a whole number of {QUALITY_MIN} to {QUALITY_MAX}")
+    _require_within("quality", quality, QUALITY_MIN, QUALITY_MAX)
+    _require_within("level", level, LEVEL_MIN, LEVEL_MAX)
+    if sum(given is not None for given in (quality, level, target)) > 1:
+        raise ImageError("only one of quality, level and a target can be given")
     encoder = encoder_for(_model(model), effort=effort, threads=threads, device=device)
     if isinstance(encoder.model, GridModel):
-        require_default(encoder.model, quality, DEFAULT_QUALITY, target=target is not None, effort=effort)
+        asked = quality is not None or target is not None or level not in (None, *encoder.model.only_levels)
+        require_default(encoder.model, asked=asked, effort=effort)
+        level = encoder.model.only_levels[0]
+    elif level is None:
+        level = encoder.model.quality_scale.level(DEFAULT_QUALITY if quality is None else int(quality), int(effort))
     chunks, colour = images.chunks_of_picture(picture), images.colour_of_picture(picture)
     if target is not None:
         return compress_to_target(encoder, picture.rgb, target, chunks, colour)
-    coding = encoder.encode(picture.rgb, int(quality), grey=colour != Colour.RGB)
+    coding = encoder.encode(picture.rgb, int(level), grey=colour != Colour.RGB)
     return Trial(packed(encoder.model, coding, picture.rgb.shape[:2], chunks, colour), coding)
+
+
+def _require_within(name: str, value: object, least: int, most: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
+        raise ImageError(f"{name} {value!r} is not a whole number of {least} to {most}")
 
 
 def restore_picture(
@@ -195,18 +207,25 @@ def _small_picture(rgb: np.ndarray, file: Container) -> Picture:
 
 
 def compress(
-    image: Image.Image | np.ndarray | Picture, *, quality: int = DEFAULT_QUALITY, target_size: int | None = None, target_bpp: float | None = None,
-    target_psnr: float | None = None, effort: int = 0, model: ModelSpec = None, threads: int | None = None, device: str = "cpu",
+    image: Image.Image | np.ndarray | Picture, *, quality: int | None = None, level: int | None = None,
+    target_size: int | None = None, target_bpp: float | None = None, target_psnr: float | None = None,
+    target_ssimulacra2: float | None = None, effort: int = 0, model: ModelSpec = None, threads: int | None = None,
+    device: str = "cpu",
 ) -> bytes:  # fmt: skip
     """A Pillow image, an `(H, W, 3)` uint8 array or a Picture as the bytes of a .looc file.
 
-    `quality` is 1..100; instead of it a target may be given: `target_size` in bytes or `target_bpp` in bits per pixel, which the file
-    never exceeds, or `target_psnr` in dB. `effort` of 0 to 3 takes more time for a better picture (above 0 it needs torch). `model` is
-    the name of an installed model, the path of a weights file, or what `load_model` gives. Raises ImageError, ModelError.
+    `quality` of 1..100 says how the picture looks, about the same with every model and effort: 30 low, 50 medium, 75
+    high and the default, 90 very high. Instead of it a target may be given: `target_size` in bytes or `target_bpp` in
+    bits per pixel, which the file never exceeds, `target_psnr` in dB or `target_ssimulacra2` for this very picture; or
+    `level`, 1..100 on the model's own scale. `effort` of 0 to 3 takes more time for a smaller file (above 0 it needs
+    torch). `model` is the name of an installed model, the path of a weights file, or what `load_model` gives. Raises
+    ImageError, ModelError, OptionError.
     """
+    target = target_of(target_size, target_bpp, target_psnr, target_ssimulacra2)
     return compress_picture(
-        picture_of(image), quality=quality, target=target_of(target_size, target_bpp, target_psnr), effort=effort, model=model, threads=threads, device=device
-    ).data
+        picture_of(image), quality=quality, level=level, target=target, effort=effort, model=model, threads=threads,
+        device=device,
+    ).data  # fmt: skip
 
 
 def picture_of(image: Image.Image | np.ndarray | Picture) -> Picture:
@@ -222,14 +241,17 @@ def picture_of(image: Image.Image | np.ndarray | Picture) -> Picture:
     return image
 
 
-def target_of(size_bytes: int | None, bpp: float | None, psnr_db: float | None) -> Target | None:
+def target_of(
+    size_bytes: float | None = None, bpp: float | None = None, psnr_db: float | None = None, ssimulacra2: float | None = None
+) -> Target | None:  # fmt: skip
     """The target of a compression, or None where there is none; ImageError where there are several."""
-    for value in (size_bytes, bpp, psnr_db):
+    wanted = {"size": size_bytes, "bpp": bpp, "psnr": psnr_db, "ssimulacra2": ssimulacra2}
+    for value in wanted.values():
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating))):
             raise ImageError(f"a target is a number, not {value!r}")
-    given = [Target(kind, float(value)) for kind, value in (("size", size_bytes), ("bpp", bpp), ("psnr", psnr_db)) if value is not None]
+    given = [Target(kind, float(value)) for kind, value in wanted.items() if value is not None]
     if len(given) > 1:
-        raise ImageError("only one of target_size, target_bpp and target_psnr can be given")
+        raise ImageError("only one of target_size, target_bpp, target_psnr and target_ssimulacra2 can be given")
     return given[0] if given else None
 
 
@@ -273,11 +295,14 @@ def verify(source: Source | Container, *, model: ModelSpec = None, max_pixels: i
 
 @dataclass(frozen=True)
 class Info:
-    """What a .looc file says of itself. `model` is the name of its model, None where that is not installed; `bpp` counts every byte."""
+    """What a .looc file says of itself. `level` is the one that the model coded it at, `quality` about what that means
+    for the look. `model` is the name of its model, None where that is not installed, and then `quality` is None, too;
+    `bpp` counts every byte."""
 
     width: int
     height: int
-    quality: int
+    quality: int | None
+    level: int
     model: str | None
     fingerprint: str
     bpp: float
@@ -292,13 +317,16 @@ def info(source: Source) -> Info:
     """What a .looc file says of itself, from its header; no codes are decoded. Raises FormatError."""
     data = read_source(source)
     header = container.read_header(data)
+    name: str | None = None
+    quality: int | None = None
     try:
-        name: str | None = registry.find_by_fingerprint(header.fingerprint).name
+        entry = registry.find_by_fingerprint(header.fingerprint)
+        name, quality = entry.name, entry.quality_scale.quality(header.level)
     except ModelError:
-        name = None
+        pass
     held = container.held_segments(header, data)[0]
     return Info(
-        header.width, header.height, header.quality, name, header.fingerprint.hex(), 8 * len(data) / (header.width * header.height), len(data),
+        header.width, header.height, quality, header.level, name, header.fingerprint.hex(), 8 * len(data) / (header.width * header.height), len(data),
         len(header.segment_lengths_bytes), held, header.colour != Colour.RGB, tuple(chunk.type for chunk in header.chunks),
     )  # fmt: skip
 

@@ -45,7 +45,7 @@ TILE_POSITIONS = 48
 """Latent positions along a tile's side (768 pixels): a gradient holds every activation of its tile."""
 
 
-def lagrangian_cost(size_bytes: int, rgb: np.ndarray, decoded: np.ndarray, quality: int, config: LoocConfig) -> float:
+def lagrangian_cost(size_bytes: int, rgb: np.ndarray, decoded: np.ndarray, level: int, config: LoocConfig) -> float:
     """Bits per pixel plus lambda times the distortion, in the model's metric, of the decoded 8-bit picture, both `(H, W, 3)` uint8."""
     if config.metric == "mse":
         error = rgb.astype(np.int32) - decoded
@@ -56,7 +56,7 @@ def lagrangian_cost(size_bytes: int, rgb: np.ndarray, decoded: np.ndarray, quali
             for left in range(0, rgb.shape[1], side):
                 tiles = (torch.from_numpy(picture[top : top + side, left : left + side].copy()).permute(2, 0, 1).float() for picture in (decoded, rgb))
                 total += float(summed_distortion(*tiles, config.metric))
-    return (8 * size_bytes + bits_per_error(quality, config) * total) / (rgb.shape[0] * rgb.shape[1])
+    return (8 * size_bytes + bits_per_error(level, config) * total) / (rgb.shape[0] * rgb.shape[1])
 
 
 def summed_distortion(pixels: Tensor, original: Tensor, metric: str) -> Tensor:
@@ -92,12 +92,12 @@ class Refinement:
             start, share = index / (rounds + 1), 1 / (rounds + 1)
             with progress.part(start, start + 0.15 * share):
                 coding = encode(target.numpy())
-            error_worth = bits_per_error(coding.quality, self.config)
+            error_worth = bits_per_error(coding.level, self.config)
             with progress.part(start + 0.15 * share, start + share):
                 decoded, correction, statistics = self.decode_with_correction(coding, rgb, wiener, corrected=index < rounds)
             wiener, gain = statistics.fit(error_worth)
             coding = dataclasses.replace(coding, wiener=wiener)
-            cost = lagrangian_cost(coding.payload_bytes, rgb, decoded, coding.quality, self.config)
+            cost = lagrangian_cost(coding.payload_bytes, rgb, decoded, coding.level, self.config)
             if self.config.metric == "mse":
                 cost -= error_worth * gain / (rgb.shape[0] * rgb.shape[1])
             if cost < best_cost:
@@ -116,7 +116,7 @@ class Refinement:
         error, `(d, h, w)` in steps, when it passes through the filter given; and what a filter of its own is fitted from. Without `corrected` the gradient is
         left out, which halves the time."""
         synthesis, config, grey = self.synthesis, self.config, coding.grey
-        level = torch.tensor([float(coding.quality)])
+        level = torch.tensor([float(coding.level)])
         # Of the linear part, which carries nearly all of the energy.
         curvature = 2 * synthesis.log_step(level).exp()[0] ** 2 * synthesis.linear.square().sum((1, 2, 3))[:, None, None]
         _, height, width = coding.latent.shape

@@ -84,7 +84,7 @@ def decode(path: Path, model: AnyModel, setting: Setting, *, pixels: bool = True
         rgb = decoder.pixels(coding, (file.height, file.width))
     elif pixels:
         rgb = decoder.transforms.synthesise(
-            coding.latent, (file.height, file.width), file.quality, details=coding.details, wiener=coding.wiener, grey=coding.grey, side=setting.side
+            coding.latent, (file.height, file.width), file.level, details=coding.details, wiener=coding.wiener, grey=coding.grey, side=setting.side
         )
     return codes_sha256(*coding.parts), rgb
 
@@ -96,19 +96,19 @@ def largest_difference(first: np.ndarray, second: np.ndarray) -> int:
 
 def launch(
     variant: Variant, folder: Path, *, model: str, files: list[Path] | None = None, pictures: list[Path] | None = None,
-    qualities: list[int] | None = None, pixels_quality: int | None = None,
+    levels: list[int] | None = None, pixels_level: int | None = None,
 ) -> dict[str, Any]:
     """Runs a variant's process over `files` (decoded under all its settings) and `pictures` (encoded under the first).
 
     `folder` gets the encoded files and, as `NUMBER-STEM.npy`, the pixels of each setting's decoded files, only of those of
-    `pixels_quality` where that is given. Returns `runtime`, the release of ONNX Runtime, and per setting the `codes` by file stem.
+    `pixels_level` where that is given. Returns `runtime`, the release of ONNX Runtime, and per setting the `codes` by file stem.
 
     Raises RuntimeError with the process's last words when it fails, as on a mismatch of a code checksum.
     """
     folder.mkdir(parents=True, exist_ok=True)
     job = {
         "settings": [dataclasses.asdict(setting) for setting in variant.settings], "folder": str(folder), "model": model, "files": list(map(str, files or [])),
-        "pictures": list(map(str, pictures or [])), "qualities": qualities or [], "pixels_quality": pixels_quality,
+        "pictures": list(map(str, pictures or [])), "levels": levels or [], "pixels_level": pixels_level,
     }  # fmt: skip
     package_home = str(Path(__file__).resolve().parent.parent)
     paths = os.pathsep.join(filter(None, [package_home, os.environ.get("PYTHONPATH")]))
@@ -132,13 +132,13 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     encoder = encoder_of(model, settings[0].engine(model))
     for path in map(Path, job["pictures"]):
         rgb = images.read_picture(path).rgb
-        for quality in job["qualities"]:
-            data = api.packed(model, encoder.encode(rgb, quality), rgb.shape[:2], (), container.Colour.RGB)
-            (folder / f"{path.stem}-q{quality}.looc").write_bytes(data)
+        for level in job["levels"]:
+            data = api.packed(model, encoder.encode(rgb, level), rgb.shape[:2], (), container.Colour.RGB)
+            (folder / f"{path.stem}-q{level}.looc").write_bytes(data)
     for number, setting in enumerate(settings):
         codes = {}
         for path in map(Path, job["files"]):
-            wanted = job["pixels_quality"] in (None, container.read_header(path.read_bytes()).quality)
+            wanted = job["pixels_level"] in (None, container.read_header(path.read_bytes()).level)
             codes[path.stem], rgb = decode(path, model, setting, pixels=wanted)
             if rgb is not None:
                 np.save(folder / f"{number}-{path.stem}.npy", rgb)

@@ -1,12 +1,13 @@
 """How good and how large: PSNR, MS-SSIM, bits per pixel, and the comparison of rate-distortion curves.
 
 Pictures come in as 8-bit arrays, what a viewer would see, never as floats before rounding. A curve is a
-sequence of points `(bpp, psnr_db)` in any order. Everything here is numpy except MS-SSIM, which belongs to
-pytorch-msssim (the reports of the field use that implementation) and is imported when asked for.
+sequence of points `(bpp, psnr_db)` in any order. Everything here is numpy except MS-SSIM and SSIMULACRA 2, which
+belong to packages of their own (pytorch-msssim is what the reports of the field use) and are imported when asked for.
 """
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 
@@ -81,6 +82,33 @@ def ms_ssim_db(value: float) -> float:
     if value >= 1.0:
         return math.inf
     return -10.0 * math.log10(1.0 - value)
+
+
+SSIMULACRA2_MIN_SIDE = 8
+
+
+def ssimulacra2(first: np.ndarray, second: np.ndarray) -> float:
+    """SSIMULACRA 2 of two 8-bit RGB pictures, the original first: 100 for equal ones, 90 visually lossless, 70 high, 50
+    medium and 30 low quality in its authors' words; below 0 for very bad ones. By the package ssimulacra2.
+
+    Args:
+        first, second: `(height, width, 3)` uint8, equal shapes, no side under `SSIMULACRA2_MIN_SIDE`.
+
+    Raises:
+        ValueError: the shapes differ, are too small, or the samples are not uint8.
+        ImportError: ssimulacra2 is not installed.
+    """
+    _require_comparable(first, second)
+    if first.ndim != 3 or min(first.shape[:2]) < SSIMULACRA2_MIN_SIDE:
+        raise ValueError(f"SSIMULACRA 2 needs both sides of {SSIMULACRA2_MIN_SIDE} pixels or more")
+    from PIL import Image
+    from ssimulacra2 import compute_ssimulacra2
+
+    files = [io.BytesIO(), io.BytesIO()]
+    for file, picture in zip(files, (first, second), strict=True):
+        # BMP: lossless and without the time of a compressor.
+        Image.fromarray(picture).save(file, "BMP")
+    return float(compute_ssimulacra2(*files))
 
 
 def bits_per_pixel(size_bytes: int, width: int, height: int) -> float:

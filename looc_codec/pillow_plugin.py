@@ -3,7 +3,7 @@
     import looc_codec.pillow_plugin
 
     image = Image.open("photo.looc")          # reads the header and the metadata; pixels follow when they are needed
-    image.save("again.looc", quality=60)
+    image.save("again.looc", quality=75)
 
 Opening a file loads no model. Errors are Pillow's own: UnidentifiedImageError for what is no .looc file, OSError
 for a damaged one or one whose model is not installed, DecompressionBombError beyond `Image.MAX_IMAGE_PIXELS`.
@@ -12,6 +12,7 @@ for a damaged one or one whose model is not installed, DecompressionBombError be
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from typing import IO, Any, cast
 
 import numpy as np
@@ -30,14 +31,17 @@ from looc_codec.format.container import (
     sound_chunks,
     unpack,
 )
-from looc_codec.errors import ImageError, LoocError, NotLoocError, OptionError, TruncatedError
+from looc_codec.errors import ImageError, LoocError, ModelError, NotLoocError, OptionError, TruncatedError
 from looc_codec.files import read_at_most
+from looc_codec.registry import find_by_fingerprint
 
 FORMAT = "LOOC"
 MIME_TYPE = "image/x-looc"
 EXTENSION = ".looc"
 
-_COMPRESS_OPTIONS = ("quality", "target_size", "target_bpp", "target_psnr", "effort", "model", "threads")
+_COMPRESS_OPTIONS = (
+    "quality", "level", "target_size", "target_bpp", "target_psnr", "target_ssimulacra2", "effort", "model", "threads",
+)  # fmt: skip
 _METADATA_OPTIONS = ("icc_profile", "exif", "xmp")
 _PILLOW_OPTIONS = ("save_all", "append_images")
 """What Pillow itself may pass on."""
@@ -49,7 +53,8 @@ _MAX_HEADER_BYTES = 2**30
 class LoocImageFile(ImageFile.ImageFile):
     """A .looc file as Pillow sees it: RGB, or L for a grey picture, each with A where it holds transparency.
 
-    `info` has `quality` (1..100), `model_fingerprint` (16 hexadecimal digits), and `icc_profile`, `exif` and `xmp` where
+    `info` has `level` (1..100, of the model's own scale), `quality` (1..100, about how it looks) where the model of the
+    file is installed, `model_fingerprint` (16 hexadecimal digits), and `icc_profile`, `exif` and `xmp` where
     the file has them. `load()` decodes with the installed model that the file names; what a file
     cut short holds of the picture only where `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set.
     """
@@ -72,7 +77,9 @@ class LoocImageFile(ImageFile.ImageFile):
         self._mode = ("L" if grey else "RGB") + ("A" if any(chunk.type == ALPHA_CHUNK for chunk in header.chunks) else "")
         self._file_bytes, self._pixels, self._shrink = header.file_bytes, header.width * header.height, 1
         self._decoded = False
-        self.info["quality"] = header.quality
+        self.info["level"] = header.level
+        with suppress(ModelError):
+            self.info["quality"] = find_by_fingerprint(header.fingerprint).quality_scale.quality(header.level)
         self.info["model_fingerprint"] = header.fingerprint.hex()
         self.info.update(metadata)
 
@@ -157,8 +164,9 @@ def _metadata(header: Header, head: bytes) -> dict[str, Any]:
 def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     """Writes the image, any mode, as a .looc file.
 
-    Options of `Image.save`: those of `looc_codec.compress` (`quality`, `target_size`, `target_bpp`, `target_psnr`, `effort`, `model`,
-    `threads`), and `icc_profile`, `exif` and `xmp`, which stand for those of the image; None or b"" leaves them out.
+    Options of `Image.save`: those of `looc_codec.compress` (`quality`, `level`, `target_size`, `target_bpp`,
+    `target_psnr`, `target_ssimulacra2`, `effort`, `model`, `threads`), and `icc_profile`, `exif` and `xmp`, which stand
+    for those of the image; None or b"" leaves them out.
 
     Raises ValueError for an unknown option or one out of range, OSError for an image that cannot be written or a model that is not
     there.

@@ -1,7 +1,8 @@
 """Finds model files: which weights are installed, and which of them a name, a path or a fingerprint means.
 
 A model file is a safetensors file whose metadata entry `looc` is a JSON object with `name`, `version`, `fingerprint`
-(16 hexadecimal digits), `config` and `description`. Only that header is read here, within fixed limits and without
+(16 hexadecimal digits), `config`, `description` and, where it was measured, `quality` (quality.py). Only that header is
+read here, within fixed limits and without
 torch, so that `looc info` and `looc models` start at once. Reading the tensors is the business of `model.py`.
 
 Places searched, in this order; the first model of a fingerprint or name wins:
@@ -23,7 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from looc_codec.errors import ModelError
+from looc_codec.quality import PLAIN, QualityScale
 
+DEFAULT_MODEL = "photo"
+"""The name of the model that pictures are compressed with where none is named."""
 MODEL_SUFFIX = ".safetensors"
 FINGERPRINT_BYTES = 8
 MAX_HEADER_BYTES = 10_000_000
@@ -46,6 +50,7 @@ class ModelEntry:
     description: str
     kind: str = ""
     """Empty for the codec's own models, "index-grid" for those of the papers (codec/kinds.py)."""
+    quality_scale: QualityScale = PLAIN
 
 
 def model_folders() -> list[Path]:
@@ -100,6 +105,12 @@ def read_entry(path: Path) -> ModelEntry:
         raise ModelError(f"cannot read the model file {path}: {error.strerror or error}") from None
     entry = _parse_header(header_bytes, path)
     return ModelEntry(**entry, path=path, size_bytes=status.st_size)
+
+
+def tensor_bytes(path: Path) -> bytes:
+    """What follows the header of a model file: its tensors, one after another."""
+    data = path.read_bytes()
+    return data[_FIXED_BYTES + int.from_bytes(data[:_FIXED_BYTES], "little") :]
 
 
 def installed_models() -> list[ModelEntry]:
@@ -171,8 +182,13 @@ def _parse_header(header_bytes: bytes, path: Path) -> dict:
         description = json.loads(header["__metadata__"]["looc"])
         fields = {key: description[key] for key in ("name", "version", "fingerprint", "description")}
         fields["kind"] = description.get("kind", "")
-    except (ValueError, KeyError, TypeError, RecursionError):
+        scale = description.get("quality")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ModelError(f"{path} is not a model file of looc: its header has no readable entry 'looc'") from None
+    try:
+        fields["quality_scale"] = QualityScale.from_json(scale)
+    except ModelError as error:
+        raise ModelError(f"{path} is not a model file of looc: {error}") from None
     problems = []
     if not isinstance(fields["name"], str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", fields["name"]):
         problems.append("name")

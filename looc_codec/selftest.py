@@ -32,8 +32,8 @@ from looc_codec.files import write_atomically
 from looc_codec.registry import MODEL_SUFFIX, ModelEntry
 
 GOLDEN_SIZE = (120, 88)
-GOLDEN_QUALITY = 60
-QUALITIES = [15, 85]
+GOLDEN_LEVEL = 60
+LEVELS = [15, 85]
 PICTURE_SIZES = ((176, 120), (70, 33), (16, 250))
 LARGEST_DIFFERENCE_LEVELS = 1
 SMALL_TILE_POSITIONS = 3
@@ -89,7 +89,7 @@ def golden_path(weights: Path, suffix: str) -> Path:
 def write_golden(weights: Path) -> list[Path]:
     """Writes the golden file of a weights file beside it, replacing an older one; returns the paths."""
     model = api.load_model(weights)
-    data = api.compress(scene(*GOLDEN_SIZE, seed=1), quality=GOLDEN_QUALITY, model=model)
+    data = api.compress(scene(*GOLDEN_SIZE, seed=1), level=GOLDEN_LEVEL, model=model)
     paths = [golden_path(weights, suffix) for suffix in ("looc", "json", "png")]
     with write_atomically(paths[0], force=True) as file:
         file.write(data)
@@ -149,7 +149,7 @@ def check_exactness(model: str | Path = api.DEFAULT_MODEL) -> Iterator[Check]:
     one level. Raises ModelError when there is no such model.
     """
     loaded = api.load_model(model)
-    path, qualities = str(registry.find_model(model).path), loaded.only_qualities or QUALITIES
+    path, levels = str(registry.find_model(model).path), loaded.only_levels or LEVELS
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         pictures, files = [], []
@@ -157,14 +157,14 @@ def check_exactness(model: str | Path = api.DEFAULT_MODEL) -> Iterator[Check]:
             rgb = scene(width, height, seed=number + 2)
             pictures.append(home / f"scene{number}.png")
             Image.fromarray(rgb).save(pictures[-1])
-            for quality in qualities:
-                files.append(home / f"scene{number}-q{quality}.looc")
-                files[-1].write_bytes(api.compress(rgb, quality=quality, model=loaded))
+            for level in levels:
+                files.append(home / f"scene{number}-q{level}.looc")
+                files[-1].write_bytes(api.compress(rgb, level=level, model=loaded))
         expected = {file.stem: decode(file, loaded, REFERENCE) for file in files}
         for variant in variants():
             place = home / variant.name
             try:
-                result = launch(variant, place, model=path, files=files, pictures=pictures, qualities=list(qualities))
+                result = launch(variant, place, model=path, files=files, pictures=pictures, levels=list(levels))
             except RuntimeError as error:
                 yield Check("exactness", variant.name, False, str(error))
                 continue

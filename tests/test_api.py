@@ -51,7 +51,7 @@ def test_bytes_paths_and_file_objects_are_read(tiny_model, data, tmp_path):
 
 def test_info_and_truncate(tiny_model, data):
     found = api.info(data)
-    assert (found.width, found.height, found.quality, found.groups, found.held_groups) == (101, 75, 60, 2, 2)
+    assert (found.width, found.height, found.quality, found.level, found.groups, found.held_groups) == (101, 75, None, 60, 2, 2)
     assert found.fingerprint == tiny_model.fingerprint.hex() and found.model is None and found.file_bytes == len(data)
     assert found.bpp == pytest.approx(8 * len(data) / (101 * 75)) and not found.grey
     cut = api.truncate(data, groups=1)

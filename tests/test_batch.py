@@ -20,8 +20,11 @@ from looc_codec.cli.printing import size_text
 from looc_codec.cli.records import Record
 from looc_codec.files import write_atomically
 from looc_codec.format.container import Chunk, Container, pack
-from looc_codec.registry import find_model
+from looc_codec.quality import DEFAULT_QUALITY
+from looc_codec.registry import DEFAULT_MODEL, find_model, installed_models
 from test_cli import assert_failed_in_one_line, photo, run, run_process, tiny_installed  # noqa: F401
+
+OTHER_MODEL = next(entry.name for entry in installed_models() if entry.name != DEFAULT_MODEL)
 
 
 @pytest.fixture
@@ -77,9 +80,11 @@ def test_update_skips_what_is_newer_and_redoes_what_is_older(tree, tmp_path, tin
     assert (packed / "b.looc").stat().st_mtime < later and (packed / "a.looc").stat().st_mtime < (packed / "b.looc").stat().st_mtime
 
 
-def looc_of(tmp_path: Path, quality: int = 50, fingerprint: bytes | None = None, payload: int = 100, **parts) -> bytes:
+def looc_of(tmp_path: Path, quality: int | None = None, fingerprint: bytes | None = None, payload: int = 100, **parts) -> bytes:
     """A file as `looc compress a.png` would write it, as far as its header tells."""
-    fingerprint = find_model("photo").fingerprint if fingerprint is None else fingerprint
+    default = find_model(DEFAULT_MODEL)
+    fingerprint = default.fingerprint if fingerprint is None else fingerprint
+    quality = default.quality_scale.level(DEFAULT_QUALITY) if quality is None else quality
     return pack(Container(70, 50, quality, fingerprint, (b"x" * payload,), 5, **parts))
 
 
@@ -87,13 +92,14 @@ def looc_of(tmp_path: Path, quality: int = 50, fingerprint: bytes | None = None,
     ("existing", "options", "is_kept"),
     [
         ({}, (), True),
-        ({}, ("-q", 50), True),
-        ({}, ("-q", 51), False),
+        ({}, ("-q", DEFAULT_QUALITY), True),
+        ({}, ("-q", 50), False),
         ({"quality": 40}, (), False),
-        ({"quality": 40}, ("-q", 40), True),
+        ({"quality": 40}, ("--level", 40), True),
+        ({"quality": 40}, ("--level", 41), False),
         ({"fingerprint": b"another!"}, (), False),
-        ({}, ("-m", "photo-ssim"), False),
-        ({}, ("--effort", 3), True),
+        ({}, ("-m", OTHER_MODEL), False),
+        ({}, ("--effort", 3), False),
         ({}, ("--strip",), True),
         ({"chunks": (Chunk("exif", b"II*\0"),)}, (), True),
         ({"chunks": (Chunk("exif", b"II*\0"),)}, ("--strip",), False),
@@ -104,6 +110,7 @@ def looc_of(tmp_path: Path, quality: int = 50, fingerprint: bytes | None = None,
         ({"payload": 400}, ("--target-bpp", 1.0), True),
         ({"payload": 400}, ("--target-bpp", 0.9), False),
         ({"quality": 40}, ("--target-psnr", 34), True),
+        ({"quality": 40}, ("--target-ssimulacra2", 34), True),
         ({"fingerprint": b"another!"}, ("--target-psnr", 34), False),
     ],
 )

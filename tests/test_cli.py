@@ -128,14 +128,14 @@ def test_mistyped_command_gets_a_suggestion():
 def test_info_shows_every_field(foreign_file):
     result = run("info", foreign_file)
     assert result.exit_code == 0
-    for text in ("64 x 48", "quality 33", "not installed", "07" * 8, "exif 5 B"):
+    for text in ("64 x 48", "level 33", "not installed", "07" * 8, "exif 5 B"):
         assert text in result.stdout
 
 
 def test_info_as_json(foreign_file):
     record = json.loads(run("info", "--json", foreign_file).stdout)
     size = foreign_file.stat().st_size
-    assert (record["width"], record["height"], record["quality"], record["bytes"]) == (64, 48, 33, size)
+    assert (record["width"], record["height"], record["quality"], record["level"], record["bytes"]) == (64, 48, None, 33, size)
     assert record["segment_bytes"] == [3, 0, 5]
     assert record["chunk_bytes"] == {"exif": 5}
     assert record["bpp"] == pytest.approx(8 * size / (64 * 48), abs=1e-5)

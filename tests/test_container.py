@@ -26,7 +26,7 @@ from looc_codec.errors import (
 SMALL = Container(
     width=300,
     height=200,
-    quality=42,
+    level=42,
     fingerprint=bytes(range(8)),
     segments=(b"first", b"", b"groups"),
     code_checksum=0xDEADBEEF,
@@ -50,7 +50,7 @@ containers = st.builds(
     Container,
     width=st.integers(1, 2**30 - 1),
     height=st.integers(1, 2**30 - 1),
-    quality=st.integers(1, 100),
+    level=st.integers(1, 100),
     fingerprint=st.binary(min_size=8, max_size=8),
     segments=st.lists(st.binary(max_size=300), min_size=1, max_size=15).map(tuple),
     code_checksum=st.integers(0, 2**32 - 1),
@@ -69,7 +69,7 @@ def test_unpack_gives_back_what_was_packed(container: Container) -> None:
     assert unpack(memoryview(data), max_pixels=2**60) == container
     header = read_header(data)
     assert header.file_bytes == len(data)
-    assert (header.width, header.height, header.quality) == (container.width, container.height, container.quality)
+    assert (header.width, header.height, header.level) == (container.width, container.height, container.level)
     assert (header.fingerprint, header.code_checksum) == (container.fingerprint, container.code_checksum)
     assert (header.colour, header.filter) == (container.colour, container.filter)
     assert header.segment_lengths_bytes == tuple(map(len, container.segments))
@@ -145,8 +145,8 @@ def test_each_error_has_its_type_and_sentence() -> None:
         (replaced(data, 4, 8, b"\xc0\x84\x3d" * 2), LimitError, "limit of 250000000"),
         (replaced(data, 4, 6, b"\xac\x82\0"), MalformedError, "varint"),
         (replaced(data, 4, 6, b"\xff" * 5), MalformedError, "varint"),
-        (replaced(data, 8, 9, b"\0"), MalformedError, "quality 0"),
-        (replaced(data, 8, 9, b"\x65"), MalformedError, "quality 101"),
+        (replaced(data, 8, 9, b"\0"), MalformedError, "level 0"),
+        (replaced(data, 8, 9, b"\x65"), MalformedError, "level 101"),
         (replaced(data, 8, 9, b"\xaa"), MalformedError, "chunks"),
         (data + b"tail", TrailingBytesError, "4 bytes follow"),
         (data[:-1] + bytes([data[-1] ^ 1]), DamagedError, "checksum"),
@@ -266,8 +266,8 @@ def test_claimed_sizes_allocate_nothing() -> None:
     [
         ({"width": 0}, LimitError),
         ({"height": 2**30}, LimitError),
-        ({"quality": 0}, FormatError),
-        ({"quality": 101}, FormatError),
+        ({"level": 0}, FormatError),
+        ({"level": 101}, FormatError),
         ({"fingerprint": b"short"}, FormatError),
         ({"segments": ()}, FormatError),
         ({"segments": (b"",) * 16}, FormatError),

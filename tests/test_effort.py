@@ -19,17 +19,17 @@ from looc_codec.errors import ImageError
 from looc_codec.images import Picture
 
 
-def cost(data: bytes, rgb: np.ndarray, quality: int, model) -> float:
-    return refinement.lagrangian_cost(len(data), rgb, np.asarray(api.decompress(data, model=model).convert("RGB")), quality, model.config)
+def cost(data: bytes, rgb: np.ndarray, level: int, model) -> float:
+    return refinement.lagrangian_cost(len(data), rgb, np.asarray(api.decompress(data, model=model).convert("RGB")), level, model.config)
 
 
-@pytest.mark.parametrize("quality", [1, 30, 60, 100])
+@pytest.mark.parametrize("level", [1, 30, 60, 100])
 @pytest.mark.parametrize("size", [(1, 1), (70, 50), (129, 33)])
-def test_effort_never_costs_more(tiny_model, quality, size):
+def test_effort_never_costs_more(tiny_model, level, size):
     rgb = photo(*size)
-    plain = api.compress(rgb, quality=quality, model=tiny_model)
-    costs = [cost(api.compress(rgb, quality=quality, model=tiny_model, effort=effort), rgb, quality, tiny_model) for effort in range(3)]
-    assert api.compress(rgb, quality=quality, model=tiny_model, effort=0) == plain
+    plain = api.compress(rgb, level=level, model=tiny_model)
+    costs = [cost(api.compress(rgb, level=level, model=tiny_model, effort=effort), rgb, level, tiny_model) for effort in range(3)]
+    assert api.compress(rgb, level=level, model=tiny_model, effort=0) == plain
     assert costs == sorted(costs, reverse=True)
 
 
@@ -38,7 +38,7 @@ def test_effort_gains_with_the_shipped_weights():
 
     rgb = np.ascontiguousarray(astronaut()[:192, 130:322, :3])
     model = api.load_model()
-    costs = [cost(api.compress(rgb, quality=30, model=model, effort=effort), rgb, 30, model) for effort in (0, 1, 2)]
+    costs = [cost(api.compress(rgb, level=30, model=model, effort=effort), rgb, 30, model) for effort in (0, 1, 2)]
     assert costs[1] < 0.997 * costs[0] and costs[2] < 0.995 * costs[0]
 
 
@@ -49,12 +49,12 @@ def test_effort_serves_the_metric_of_the_model(tiny_model_file):
     model = CodecModel(config, dict(model.core), dict(model.transforms), dict(model.shapes), dict(model.graphs))
     large, small = photo(200, 170), photo(200, 100)
     for rgb in (large, small):
-        costs = [cost(api.compress(rgb, quality=40, model=model, effort=effort), rgb, 40, model) for effort in range(3)]
+        costs = [cost(api.compress(rgb, level=40, model=model, effort=effort), rgb, 40, model) for effort in range(3)]
         assert costs == sorted(costs, reverse=True)
-    decoded = np.asarray(api.decompress(api.compress(large, quality=40, model=model), model=model).convert("RGB"))
+    decoded = np.asarray(api.decompress(api.compress(large, level=40, model=model), model=model).convert("RGB"))
     by_structure, by_error = (refinement.lagrangian_cost(0, large, decoded, 40, dataclasses.replace(model.config, metric=metric)) for metric in ("ms-ssim", "mse"))
     assert by_structure != pytest.approx(by_error, rel=0.05)
-    decoded = np.asarray(api.decompress(api.compress(small, quality=40, model=model), model=model).convert("RGB"))
+    decoded = np.asarray(api.decompress(api.compress(small, level=40, model=model), model=model).convert("RGB"))
     by_structure, by_error = (refinement.lagrangian_cost(0, small, decoded, 40, dataclasses.replace(model.config, metric=metric)) for metric in ("ms-ssim", "mse"))
     assert by_structure == pytest.approx(by_error, rel=1e-4)
 
@@ -65,7 +65,7 @@ def test_effort_of_the_shipped_structure_model_gains_structure():
     from looc_codec import metrics
 
     rgb = np.ascontiguousarray(astronaut()[:192, 130:322, :3])
-    plain, refined = (api.compress(rgb, quality=30, model="photo-ssim", effort=effort) for effort in (0, 1))
+    plain, refined = (api.compress(rgb, level=30, model="photo-ssim", effort=effort) for effort in (0, 1))
     similar = [1 - metrics.ms_ssim(rgb, np.asarray(api.decompress(data).convert("RGB"))) for data in (plain, refined)]
     assert similar[1] < 0.97 * similar[0] and len(refined) < 1.04 * len(plain)
 
@@ -73,7 +73,7 @@ def test_effort_of_the_shipped_structure_model_gains_structure():
 def test_grey_pictures_are_refined_as_grey(tiny_model):
     plane = np.ascontiguousarray(photo(80, 60)[..., 0])
     rgb = np.repeat(plane[..., None], 3, 2)
-    before, after = (cost(api.compress(Image.fromarray(plane), quality=60, model=tiny_model, effort=effort), rgb, 60, tiny_model) for effort in (0, 2))
+    before, after = (cost(api.compress(Image.fromarray(plane), level=60, model=tiny_model, effort=effort), rgb, 60, tiny_model) for effort in (0, 2))
     assert after <= before
 
 

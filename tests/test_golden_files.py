@@ -50,7 +50,7 @@ def golden(request):
         expected = {}
         for name, (width, height, quality) in CASES.items():
             model = read_model(GOLDEN / f"{model_name(name)}.safetensors")
-            data = api.compress(photo(width, height), quality=quality, model=model)
+            data = api.compress(photo(width, height), level=quality, model=model)
             (GOLDEN / f"{name}.looc").write_bytes(data)
             expected[name] = codes_of(data, model)
         (GOLDEN / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")

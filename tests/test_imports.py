@@ -23,6 +23,7 @@ LAYERS = (
     {"codec", "images"},
     {"format"},
     {"metrics", "files", "registry", "config"},
+    {"quality"},
     {"errors", "progress"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -112,6 +113,7 @@ FORBIDDEN = {
     "codec": {"PIL"},
     "images": {"onnxruntime", "constriction"},
     "registry": {"numpy", "safetensors"},
+    "quality": {"numpy", "safetensors"},
     "errors": {"numpy", "PIL"},
     "networks": {"PIL", "constriction", "onnxruntime"},
 }

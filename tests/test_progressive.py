@@ -33,16 +33,16 @@ def segment_ends(data: bytes) -> list[int]:
 
 def test_kept_groups_are_exact_and_missing_ones_are_the_priors_mean(tiny_model, data):
     file, grid, decoder = container.unpack(data), grid_size(40, 30), decoder_of(tiny_model)
-    whole = decoder.decode_latent(file.segments, file.code_checksum, grid, file.quality)
+    whole = decoder.decode_latent(file.segments, file.code_checksum, grid, file.level)
     first = tiny_model.config.groups[0]
-    some = decoder.decode_latent(file.segments, file.code_checksum, grid, file.quality, groups=1)
+    some = decoder.decode_latent(file.segments, file.code_checksum, grid, file.level, groups=1)
     assert np.array_equal(some[:first], whole[:first]) and not np.array_equal(some[first:], whole[first:])
 
     def mean_of_later(step, rows, mean):
         return mean if step.segment > 0 else units_of(step.take(whole), tiny_model.config.codevector_dim).astype(np.int32)
 
-    assert np.array_equal(some, traverse(tiny_model, decoder.engine, *grid, file.quality, mean_of_later))
-    bare = decoder.decode_latent(file.segments, file.code_checksum, grid, file.quality, groups=1, predict=False)
+    assert np.array_equal(some, traverse(tiny_model, decoder.engine, *grid, file.level, mean_of_later))
+    bare = decoder.decode_latent(file.segments, file.code_checksum, grid, file.level, groups=1, predict=False)
     assert np.array_equal(bare[:first], whole[:first]) and not bare[first:].any()
 
 

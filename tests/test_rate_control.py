@@ -96,7 +96,7 @@ def test_metadata_and_transparency_count(picture, tiny_model, sizes):
     trial = compress_to_size(with_extras, target, model=tiny_model)
     plain = compress_to_size(picture, target, model=tiny_model)
     assert CLOSE * target <= len(trial.data) <= target
-    assert trial.quality < plain.quality
+    assert trial.level < plain.level
     back = api.restore_picture(trial.data, model=tiny_model)
     assert np.array_equal(back.alpha, alpha) and back.exif == with_extras.exif
 
@@ -110,7 +110,7 @@ def test_a_default_quality_is_found_again(picture, tiny_model):
 def test_same_target_same_file(picture, tiny_model, sizes):
     target = int(between(*sizes, 0.4))
     one, other = (compress_to_size(picture, target, model=tiny_model) for _ in range(2))
-    assert (one.data, one.quality, one.lagrangian, one.notice) == (other.data, other.quality, other.lagrangian, other.notice)
+    assert (one.data, one.level, one.lagrangian, one.notice) == (other.data, other.level, other.lagrangian, other.notice)
 
 
 def test_the_search_is_short(picture, tiny_model, sizes, monkeypatch):
@@ -131,7 +131,7 @@ def test_too_small_a_target_names_the_smallest(picture, tiny_model, sizes):
 
 def test_more_room_than_the_best_quality_needs(picture, tiny_model, sizes):
     for trial in (compress_to_size(picture, 2 * sizes[1], model=tiny_model), compress_to_bpp(picture, 50, model=tiny_model)):
-        assert trial.quality == 100 and len(trial.data) == sizes[1]
+        assert trial.level == 100 and len(trial.data) == sizes[1]
         assert f"quality 100 takes only {sizes[1]} bytes" in trial.notice
 
 
@@ -180,11 +180,11 @@ def test_psnr_is_reached_and_hardly_exceeded(picture, tiny_model, share):
     low, high = (psnr_of(picture, api.compress_picture(picture, quality=quality, model=tiny_model).data, tiny_model) for quality in (1, 40))
     target = low + share * (high - low)
     trial = compress_to_psnr(picture, target, model=tiny_model)
-    assert trial.psnr_db == psnr_of(picture, trial.data, tiny_model)
-    assert target <= trial.psnr_db
-    if trial.psnr_db > target * 1.1:
+    assert trial.score == psnr_of(picture, trial.data, tiny_model)
+    assert target <= trial.score
+    if trial.score > target * 1.1:
         # Then it is one of the jumps: a quality less misses the target.
-        assert psnr_of(picture, api.compress_picture(picture, quality=trial.quality - 1, model=tiny_model).data, tiny_model) < target
+        assert psnr_of(picture, api.compress_picture(picture, quality=trial.level - 1, model=tiny_model).data, tiny_model) < target
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
@@ -192,7 +192,7 @@ def test_psnr_of_a_trained_model_is_close(picture, photo_model, share):
     low, high = (psnr_of(picture, api.compress_picture(picture, quality=quality, model=photo_model).data, photo_model) for quality in (1, 100))
     target = low + share * (high - low)
     trial = compress_to_psnr(picture, target, model=photo_model)
-    assert target <= trial.psnr_db <= target + 0.2
+    assert target <= trial.score <= target + 0.2
 
 
 def test_unreachable_psnr_names_the_nearest(picture, tiny_model):
@@ -203,7 +203,7 @@ def test_unreachable_psnr_names_the_nearest(picture, tiny_model):
 
 def test_less_psnr_than_the_lowest_quality_gives(picture, tiny_model):
     trial = compress_to_psnr(picture, 2, model=tiny_model)
-    assert trial.quality == 1 and "more than the 2 dB" in trial.notice
+    assert trial.level == 1 and "more than the 2 dB" in trial.notice
 
 
 # --- the search itself, on made-up codecs ------------------------------------------------------------------------------
@@ -279,6 +279,10 @@ def test_sizes_as_people_write_them(text, size):
         ("--target-psnr", "30", "-q", "50"),
         ("--target-bpp", "1", "--target-size", "9000"),
         ("--target-size", "9000", "--quality", "50"),
+        ("--target-ssimulacra2", "70", "-q", "50"),
+        ("--target-ssimulacra2", "101"),
+        ("--level", "50", "-q", "50"),
+        ("--level", "101"),
     ],
 )
 def test_wrong_usage_exits_with_2(source, arguments):
@@ -296,8 +300,8 @@ def test_target_size_as_command(source, tiny_model_file, sizes):
     record = json.loads(result.stdout)
     assert record["bytes"] == packed.stat().st_size
     assert CLOSE * target <= record["bytes"] <= target
-    assert 1 <= record["quality"] <= 100
-    assert f"quality {record['quality']}" in run("info", packed).stdout
+    assert 1 <= record["level"] <= 100 and record["quality"] == record["level"]
+    assert f"level {record['level']}\n" in run("info", packed).stdout
 
 
 def test_target_bpp_and_psnr_as_commands(source, tiny_model_file, sizes):

@@ -136,5 +136,5 @@ def test_the_golden_picture_is_worth_decoding():
     """Its codes must not be all zero, or they would prove little."""
     entry = registry.find_model("photo")
     model = api.load_model(entry.path)
-    latent = encoder_of(model).transforms.analyse(selftest.scene(*selftest.GOLDEN_SIZE, seed=1), selftest.GOLDEN_QUALITY)
-    assert len(np.unique(encoder_of(model).encode_latent(latent, selftest.GOLDEN_QUALITY).latent)) > 200
+    latent = encoder_of(model).transforms.analyse(selftest.scene(*selftest.GOLDEN_SIZE, seed=1), selftest.GOLDEN_LEVEL)
+    assert len(np.unique(encoder_of(model).encode_latent(latent, selftest.GOLDEN_LEVEL).latent)) > 200

@@ -45,14 +45,14 @@ def test_the_model_for_structure_has_more_of_it_in_fewer_bytes(model, photograph
     found = {}
     for name in ("photo", "photo-ssim"):
         own = looc_codec.load_model(name)
-        # Qualities at which the file of the model for structure is a tenth smaller.
-        data = looc_codec.compress(photograph, quality={"photo": 40, "photo-ssim": 45}[name], model=own)
+        # Levels at which the file of the model for structure is a tenth smaller.
+        data = looc_codec.compress(photograph, level={"photo": 40, "photo-ssim": 45}[name], model=own)
         found[name] = len(data), ms_ssim(photograph, np.asarray(looc_codec.decompress(data)))
     assert found["photo-ssim"][0] < found["photo"][0] and found["photo-ssim"][1] > found["photo"][1], found
 
 
 def test_smaller_than_jpeg_at_equal_quality(model, photograph):
-    data = looc_codec.compress(photograph, quality=40, model=model)
+    data = looc_codec.compress(photograph, level=40, model=model)
     level = psnr_db(photograph, np.asarray(looc_codec.decompress(data)))
     assert level > 26
     for quality in range(1, 96):
@@ -63,13 +63,13 @@ def test_smaller_than_jpeg_at_equal_quality(model, photograph):
     assert len(data) < 0.85 * len(buffer.getvalue())
 
 
-def test_bytes_and_quality_rise_with_q(model, photograph):
-    sizes, levels = [], []
-    for quality in (1, 20, 40, 60, 80, 100):
-        data = looc_codec.compress(photograph, quality=quality, model=model)
+def test_bytes_and_psnr_rise_with_the_level(model, photograph):
+    sizes, psnrs = [], []
+    for level in (1, 20, 40, 60, 80, 100):
+        data = looc_codec.compress(photograph, level=level, model=model)
         sizes.append(len(data))
-        levels.append(psnr_db(photograph, np.asarray(looc_codec.decompress(data))))
-    assert sizes == sorted(set(sizes)) and levels == sorted(set(levels))
+        psnrs.append(psnr_db(photograph, np.asarray(looc_codec.decompress(data))))
+    assert sizes == sorted(set(sizes)) and psnrs == sorted(set(psnrs))
 
 
 def test_real_rate_is_the_estimated_rate(model, photograph):
@@ -89,7 +89,7 @@ def test_real_rate_is_the_estimated_rate(model, photograph):
 
 @pytest.mark.parametrize("variation", ["one thread", "two threads", "graphs as they are", "tiny tiles"])
 def test_codes_do_not_depend_on_how_they_are_computed(model, photograph, variation):
-    file = container.unpack(looc_codec.compress(photograph, quality=90, model=model))
+    file = container.unpack(looc_codec.compress(photograph, level=90, model=model))
     expected = decoder_of(model).decode(file)
     assert expected.details is not None
     setting = Setting(variation, threads=2 if variation == "two threads" else 1, optimise=variation != "graphs as they are")

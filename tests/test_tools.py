@@ -28,7 +28,7 @@ def pictures(tmp_path_factory) -> Path:
 
 
 def test_exactness_finds_no_mismatch(pictures, tmp_path):
-    output = run(TOOLS / "exactness.py", "--images", pictures, "--qualities", "20,60,90", "--quick", "--out", tmp_path / "rows.json")
+    output = run(TOOLS / "exactness.py", "--images", pictures, "--levels", "20,60,90", "--quick", "--out", tmp_path / "rows.json")
     assert output.splitlines()[-1] == "4 pairs, 12 decodes, 0 mismatches"
     assert all(row["largest_pixel_difference"] <= 1 for row in json.loads((tmp_path / "rows.json").read_text()))
 
@@ -55,9 +55,9 @@ def test_fuzz_cases_are_the_same_every_time(tmp_path):
 
 def test_progressive_measures_every_cut(pictures, tmp_path):
     pytest.importorskip("matplotlib")
-    run(TOOLS / "progressive.py", "--images", pictures, "--qualities", "30,60", "--out", tmp_path / "curves")
+    run(TOOLS / "progressive.py", "--images", pictures, "--levels", "30,60", "--out", tmp_path / "curves")
     report = json.loads((tmp_path / "curves" / "progressive.json").read_text())
-    for rows in report["qualities"].values():
+    for rows in report["levels"].values():
         assert [row["groups"] for row in rows] == list(range(1, 1 + len(rows)))
         assert [row["bpp"] for row in rows] == sorted(row["bpp"] for row in rows) and rows[-1]["share_of_bytes"] == 1
     with Image.open(tmp_path / "curves" / "progressive.png") as plot:
@@ -65,7 +65,7 @@ def test_progressive_measures_every_cut(pictures, tmp_path):
 
 
 def test_effort_measures_every_effort(pictures, tmp_path):
-    run(TOOLS / "effort.py", "--images", pictures, "--qualities", "30,60", "--crop", "48", "--out", tmp_path / "effort.json")
+    run(TOOLS / "effort.py", "--images", pictures, "--levels", "30,60", "--crop", "48", "--out", tmp_path / "effort.json")
     summary = json.loads((tmp_path / "effort.json").read_text())["summary"]
     costs = [row["cost_percent"] for row in summary]
     assert costs[0] == 0 and costs == sorted(costs, reverse=True)
@@ -95,7 +95,7 @@ def test_codebook_search_codes_with_other_books(tmp_path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     Image.fromarray(photo(120, 80)).save(pictures / "a.png")
-    run(TOOLS / "codebook_search.py", "--train", pictures, "--images", pictures, "--books", "1x256,2x1024", "--qualities", "20,60", "--batches", "1", "--out", tmp_path / "books.json")
+    run(TOOLS / "codebook_search.py", "--train", pictures, "--images", pictures, "--books", "1x256,2x1024", "--levels", "20,60", "--batches", "1", "--out", tmp_path / "books.json")
     books = json.loads((tmp_path / "books.json").read_text())["books"]
     assert [book["dim"] for book in books] == [1, 2] and all(len(book["points"]) == 2 for book in books)
 
@@ -104,7 +104,7 @@ def test_curve_check_counts_codes_and_compares_rates(tmp_path):
     Image.fromarray(photo(120, 80)).save(tmp_path / "a.png")
     run(TOOLS / "curve_check.py", "--images", tmp_path, "--step", "33", "--out", tmp_path / "check.json")
     check = json.loads((tmp_path / "check.json").read_text())
-    assert check["qualities"] == 4 and 10 < check["codevectors_used"] <= check["codevectors"]
+    assert check["levels"] == 4 and 10 < check["codevectors_used"] <= check["codevectors"]
     assert check["dominated_mean"] == 0 and abs(check["real_against_promised_percent"]) < 5
 
 

@@ -56,7 +56,7 @@ def job(arguments: argparse.Namespace) -> None:
     for _ in range(arguments.runs):
         if arguments.job == "encode":
             start = time.perf_counter()
-            data = api.compress(rgb, quality=arguments.quality, model=model)
+            data = api.compress(rgb, level=arguments.level, model=model)
             times.append(time.perf_counter() - start)
             path.write_bytes(data)
         else:
@@ -100,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image", type=Path, default=ROOT.parent / "shared/data/kodak/kodim05.png")
     parser.add_argument("--megapixels", type=lambda text: [float(part) for part in text.split(",")], default=[0.4, 12, 24])
-    parser.add_argument("--quality", type=int, default=50)
+    parser.add_argument("--level", type=int, default=50)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--job", choices=["encode", "decode"], help=argparse.SUPPRESS)
@@ -110,14 +110,14 @@ def main() -> None:
     if arguments.job:
         job(arguments)
         return
-    report: dict = {"cores": os.cpu_count(), "quality": arguments.quality, "sizes": {}}
+    report: dict = {"cores": os.cpu_count(), "quality": arguments.level, "sizes": {}}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "picture.looc"
-        print(f"quality {arguments.quality}, {os.cpu_count()} cores, median of {arguments.runs} runs")
+        print(f"level {arguments.level}, {os.cpu_count()} cores, median of {arguments.runs} runs")
         for size in arguments.megapixels:
             for name in ("encode", "decode"):
                 command = [sys.executable, __file__, "--job", name, "--size", str(size), "--file", str(file), "--image", str(arguments.image),
-                           "--quality", str(arguments.quality), "--runs", str(arguments.runs if size < 5 else 1)]
+                           "--level", str(arguments.level), "--runs", str(arguments.runs if size < 5 else 1)]
                 result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
                 report["sizes"].setdefault(str(size), {})[name] = result
                 print(f"{size:5} MP {name}: {result['seconds_per_megapixel']:.2f} s/MP, peak {result['peak_mib']:.0f} MiB, {result['bpp']:.3f} bpp", flush=True)

@@ -36,19 +36,19 @@ def with_book(model, dim: int, size: int, store, batches: int):
     return export(other.eval().requires_grad_(False))
 
 
-def measure(model, path: Path, qualities: list[int]) -> list[dict]:
+def measure(model, path: Path, levels: list[int]) -> list[dict]:
     from looc_codec import api, images
     from looc_codec.metrics import psnr_db
 
     encoder, decoder = api.encoder_for(model, threads=1), api.decoder_for(model, threads=1)
     rgb = images.read_picture(path).rgb
     rows = []
-    for quality in qualities:
-        coding = encoder.encode_latent(encoder.transforms.analyse(rgb, quality), quality)
-        decoded = decoder.decode_latent(coding.segments, coding.checksum, coding.latent.shape[1:], quality)
+    for level in levels:
+        coding = encoder.encode_latent(encoder.transforms.analyse(rgb, level), level)
+        decoded = decoder.decode_latent(coding.segments, coding.checksum, coding.latent.shape[1:], level)
         assert np.array_equal(decoded, coding.latent), "the codes must come back"
         restored = decoder.pixels(coding, rgb.shape[:2])
-        rows.append({"picture": path.name, "quality": quality, "bpp": 8 * coding.payload_bytes / (rgb.shape[0] * rgb.shape[1]), "psnr_db": psnr_db(rgb, restored)})
+        rows.append({"picture": path.name, "quality": level, "bpp": 8 * coding.payload_bytes / (rgb.shape[0] * rgb.shape[1]), "psnr_db": psnr_db(rgb, restored)})
     return rows
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=ROOT.parent / "shared/data/val")
     parser.add_argument("--weights", type=Path, default=ROOT / "weights/looc-photo.safetensors")
     parser.add_argument("--books", default="1x256,1x64,2x256,2x1024,2x4096,4x1024,4x4096")
-    parser.add_argument("--qualities", type=lambda text: [int(part) for part in text.split(",")], default=[10, 30, 50, 70, 90])
+    parser.add_argument("--levels", type=lambda text: [int(part) for part in text.split(",")], default=[10, 30, 50, 70, 90])
     parser.add_argument("--limit", type=int, default=8, help="pictures to code")
     parser.add_argument("--train-limit", type=int, default=600)
     parser.add_argument("--batches", type=int, default=40)
@@ -71,8 +71,8 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     paths = sorted(arguments.images.glob("*.png"))[: arguments.limit]
-    if not paths or len(arguments.qualities) < 2:
-        parser.error("give a folder of .png files and two qualities or more")
+    if not paths or len(arguments.levels) < 2:
+        parser.error("give a folder of .png files and two levels or more")
     store = PictureStore(load_pictures(arguments.train, min_side=64, limit=arguments.train_limit), "cpu")
     model = model_of(arguments.weights)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def main() -> None:
         dim, size = map(int, text.split("x"))
         started = time.process_time()
         fitted = with_book(model, dim, size, store, arguments.batches)
-        points = [row for path in paths for row in measure(fitted, path, arguments.qualities)]
+        points = [row for path in paths for row in measure(fitted, path, arguments.levels)]
         curves = {path.name: [(row["bpp"], row["psnr_db"]) for row in points if row["picture"] == path.name] for path in paths}
         anchor = anchor or curves
         rate = 0.0 if curves is anchor else statistics.mean(bd_rate_percent(anchor[name], curves[name]) for name in curves)
@@ -90,7 +90,7 @@ def main() -> None:
                       "cpu_seconds": round(time.process_time() - started, 1), "points": points})
         print(f"d* = {dim}, K = {size}: {rate:+.2f}% against the first, {len(tables)} table rows", flush=True)
         # After every book, because some take minutes.
-        arguments.out.write_text(json.dumps({"qualities": arguments.qualities, "pictures": [path.name for path in paths], "books": books}, indent=1) + "\n")
+        arguments.out.write_text(json.dumps({"levels": arguments.levels, "pictures": [path.name for path in paths], "books": books}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ try:
     from looc_codec import api as codec
     load = codec.load_model
     options = {"threads": threads}
-    compress = lambda picture, quality: codec.compress_picture(picture, quality=quality, model=model, **options).data
+    compress = lambda picture, quality: codec.compress_picture(picture, level=quality, model=model, **options).data
     decompress = lambda data: codec.restore_picture(data, model=model, **options)
     from looc_codec.format import container
     codes = lambda data: codec.decoder_for(model, **options).decode(container.unpack(data))

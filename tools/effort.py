@@ -1,8 +1,8 @@
 """What `looc compress --effort` gains and costs: BD-rate against effort 0 and CPU seconds per megapixel of each effort.
 
-    python tools/effort.py [--images ../shared/data/val] [--limit 8] [--qualities 20,50,80] [--crop 256] [--out docs/results/effort.json]
+    python tools/effort.py [--images ../shared/data/val] [--limit 8] [--levels 20,50,80] [--crop 256] [--out docs/results/effort.json]
 
-Each picture is refined once per quality; an effort's figures are those of the cheapest coding among its rounds, as `--effort` picks it,
+Each picture is refined once per level; an effort's figures are those of the cheapest coding among its rounds, as `--effort` picks it,
 with the CPU time up to there (one thread). BD-rate by PSNR per picture, then the mean.
 """
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 
-def measure(path: Path, quality: int, model_name: str, crop: int | None) -> list[dict[str, float]]:
+def measure(path: Path, level: int, model_name: str, crop: int | None) -> list[dict[str, float]]:
     """One row for each effort."""
     from looc_codec import api, images
     from looc_codec.metrics import psnr_db
@@ -37,10 +37,10 @@ def measure(path: Path, quality: int, model_name: str, crop: int | None) -> list
     rows, rounds = [], []
     started, spent = time.process_time(), 0.0
     encoder, decoder = api.encoder_for(model, threads=1), api.decoder_for(model, threads=1)
-    latent = encoder.transforms.analyse(rgb, quality)
+    latent = encoder.transforms.analyse(rgb, level)
 
     def encode(target):
-        coded = encoder.encode_latent(target, quality)
+        coded = encoder.encode_latent(target, level)
         rounds.append({"megapixel_seconds": (time.process_time() - started - spent) / pixels * 1e6})
         return coded
 
@@ -58,7 +58,7 @@ def measure(path: Path, quality: int, model_name: str, crop: int | None) -> list
         best = min(rounds[: last + 1], key=lambda row: row["cost"])
         # Without refinement nothing is synthesised; with it the last coding is, to be judged.
         seconds = rounds[last]["megapixel_seconds"] if last == 0 else rounds[min(last + 1, len(rounds) - 1)]["megapixel_seconds"]
-        rows.append({"picture": path.name, "quality": quality, "effort": effort, "seconds_per_megapixel": seconds, **{key: best[key] for key in ("cost", "bpp", "psnr_db")}})
+        rows.append({"picture": path.name, "quality": level, "effort": effort, "seconds_per_megapixel": seconds, **{key: best[key] for key in ("cost", "bpp", "psnr_db")}})
     return rows
 
 
@@ -70,21 +70,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, default=ROOT.parent / "shared/data/val")
     parser.add_argument("--limit", type=int, default=8)
-    parser.add_argument("--qualities", type=lambda text: [int(part) for part in text.split(",")], default=[20, 50, 80])
+    parser.add_argument("--levels", type=lambda text: [int(part) for part in text.split(",")], default=[20, 50, 80])
     parser.add_argument("--crop", type=int, metavar="N", help="take only N x N pixels from the middle of each picture")
     parser.add_argument("--model", default="photo")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/effort.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     paths = sorted(arguments.images.glob("*.png"))[: arguments.limit]
-    if not paths or len(arguments.qualities) < 2:
-        parser.error("give a folder of .png files and two qualities or more")
+    if not paths or len(arguments.levels) < 2:
+        parser.error("give a folder of .png files and two levels or more")
     api.compress(np.zeros((64, 64, 3), np.uint8), model=arguments.model)
     rows = []
     for path in paths:
-        for quality in arguments.qualities:
-            rows += measure(path, quality, arguments.model, arguments.crop)
-            print(path.name, quality, *(round(row["cost"], 4) for row in rows[-len(EFFORT_ROUNDS) :]), flush=True)
+        for level in arguments.levels:
+            rows += measure(path, level, arguments.model, arguments.crop)
+            print(path.name, level, *(round(row["cost"], 4) for row in rows[-len(EFFORT_ROUNDS) :]), flush=True)
     summary = []
     for effort, rounds in enumerate(EFFORT_ROUNDS):
         curves = {level: {path.name: [(row["bpp"], row["psnr_db"]) for row in rows if (row["picture"], row["effort"]) == (path.name, level)] for path in paths} for level in (0, effort)}

@@ -1,9 +1,9 @@
 """Proves that decoding gives the same codes however sums are computed: threads, graph optimisation, instruction sets, releases.
 
-    python tools/exactness.py --images ../shared/data/kodak --qualities 20,50,85 [--python OTHER/bin/python ...]
+    python tools/exactness.py --images ../shared/data/kodak --levels 20,50,85 [--python OTHER/bin/python ...]
 
 The first and the last variant encode all pictures, and every variant decodes the files of both; the codes (the quantised latent) must
-agree bit for bit, and the pixels (compared at the middle quality) within one level. `--python` adds interpreters with other releases of
+agree bit for bit, and the pixels (compared at the middle level) within one step of 8 bits. `--python` adds interpreters with other releases of
 ONNX Runtime; they need onnxruntime, numpy, pillow, constriction, safetensors, typer and rich. `--emulate CPU` adds one that runs on an
 emulated processor (Debian's qemu-user; `Haswell` has AVX2 and no AVX-512, `Nehalem` no AVX), which is some 30 times slower: use `--limit`
 and `--crop`. `--files DIR` adds files that another state of looc wrote with the same integers; the fingerprint that they carry is
@@ -78,7 +78,7 @@ def variants_of(arguments: argparse.Namespace) -> list[Variant]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, default=ROOT.parent / "shared/data/kodak")
-    parser.add_argument("--qualities", type=lambda text: [int(part) for part in text.split(",")], default=[20, 50, 85])
+    parser.add_argument("--levels", type=lambda text: [int(part) for part in text.split(",")], default=[20, 50, 85])
     parser.add_argument("--limit", type=int, help="only the first so many pictures")
     parser.add_argument("--crop", type=int, help="only the middle so many pixels each way")
     parser.add_argument("--model", default="photo")
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="only two variants")
     parser.add_argument("--out", type=Path, help="write the table as JSON here")
     arguments = parser.parse_args()
-    middle = sorted(arguments.qualities)[len(arguments.qualities) // 2]
+    middle = sorted(arguments.levels)[len(arguments.levels) // 2]
     variants, rows, mismatches = variants_of(arguments), [], 0
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -99,7 +99,7 @@ def main() -> None:
         pictures = [cropped(path, home / "pictures" / path.name, arguments.crop) for path in sources]
         written: dict[str, list[Path]] = {}
         for writer in (variants[0], variants[-1]):
-            launch(writer, home / writer.name, model=arguments.model, pictures=pictures, qualities=arguments.qualities)
+            launch(writer, home / writer.name, model=arguments.model, pictures=pictures, levels=arguments.levels)
             written[writer.name] = sorted((home / writer.name).glob("*.looc"))
         if arguments.files:
             (home / "given").mkdir()
@@ -112,7 +112,7 @@ def main() -> None:
             reference_pixels = home
             for reader in variants:
                 pixels = home / f"pixels {writer} {reader.name}"
-                result = launch(reader, pixels, model=arguments.model, files=files, pixels_quality=middle)
+                result = launch(reader, pixels, model=arguments.model, files=files, pixels_level=middle)
                 codes = result["settings"][0]["codes"]
                 if not reference_codes:
                     reference_codes, reference_pixels = codes, pixels

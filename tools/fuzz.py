@@ -68,7 +68,7 @@ class Fields:
     segment_count: int | None = None
     width: int = 1
     height: int = 1
-    quality: int = 50
+    level: int = 50
     fingerprint: bytes = bytes(8)
     segments: list[bytes] = field(default_factory=list)
     lengths: dict[int, int] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class Fields:
         flags = self.colour << 4 | bool(self.filter) << 6 if self.flags is None else self.flags
         version = (self.version & 15) << 4
         parts = [self.magic, bytes([version, flags | count & 15] if flags else [version | count & 15]), self.varint(self.width), self.varint(self.height),
-                 bytes([flag << 7 | self.quality & 127]), self.fingerprint]
+                 bytes([flag << 7 | self.level & 127]), self.fingerprint]
         parts += [self.varint(self.lengths.get(index, len(segment))) for index, segment in enumerate(self.segments)]
         parts.append((self.code_checksum & 0xFFFFFFFF).to_bytes(4, "big"))
         if flags & 64:
@@ -117,7 +117,7 @@ class Fields:
 def fields_of(data: bytes) -> Fields:
     file = container.unpack(data)
     return Fields(
-        width=file.width, height=file.height, quality=file.quality, fingerprint=file.fingerprint, segments=list(file.segments),
+        width=file.width, height=file.height, level=file.level, fingerprint=file.fingerprint, segments=list(file.segments),
         code_checksum=file.code_checksum, chunks=[(chunk.type.encode(), chunk.data) for chunk in file.chunks],
         colour=int(file.colour), filter=file.filter,
     )
@@ -189,7 +189,7 @@ def forged(fields: Fields, chance: random.Random, seeds: list[Fields]) -> Fields
         elif kind == 2:
             fields.width, fields.height = chance.choice(((1, MAX_PIXELS), (MAX_PIXELS, 1), (256, 256), (1, 1), (other.width, other.height)))
         elif kind == 3:
-            fields.quality = chance.randrange(128)
+            fields.level = chance.randrange(128)
         elif kind == 4:
             fields.version = chance.randrange(16)
         elif kind == 5:
@@ -281,7 +281,7 @@ def build_target(name: str) -> Target:
     from looc_codec.codec.model import read_model
 
     model = api.load_model() if name == "photo" else read_model(OLD_WEIGHTS if name == "old" else TINY_WEIGHTS)
-    seeds = [api.compress_picture(picture, quality=quality, model=model).data for picture, quality in zip(pictures_with_metadata(), (30, 90, 5, 60, 50), strict=True)]
+    seeds = [api.compress_picture(picture, level=level, model=model).data for picture, level in zip(pictures_with_metadata(), (30, 90, 5, 60, 50), strict=True)]
     if name != "photo":
         seeds += [path.read_bytes() for path in sorted(GOLDEN.glob("*.looc"))]
     parsed = [fields_of(data) for data in seeds]
@@ -351,7 +351,7 @@ def forge_checksums(fields: Fields, model) -> None:
             super().__init__(segments)
             recorded.append(self)
 
-    if not 1 <= fields.quality <= 100 or not 0 < fields.width * fields.height <= MAX_PIXELS:
+    if not 1 <= fields.level <= 100 or not 0 < fields.width * fields.height <= MAX_PIXELS:
         return
     count = len(model.config.groups)
     grid, decoder = grid_size(fields.width, fields.height), api.decoder_for(model, threads=1)
@@ -359,19 +359,19 @@ def forge_checksums(fields: Fields, model) -> None:
     try:
         # Only the numbers are wanted here; the case itself runs afterwards and is judged. A first try says what the checksum of the latent should be.
         with contextlib.suppress(LoocError):
-            decoder.decode_latent(tuple(fields.segments[:count]), fields.code_checksum, grid, fields.quality)
+            decoder.decode_latent(tuple(fields.segments[:count]), fields.code_checksum, grid, fields.level)
         if not recorded:
             return
         fields.code_checksum = recorded.pop().value
         if not model.has_details or len(fields.segments) != count + 1 or not fields.segments[count]:
             return
         try:
-            latent = decoder.decode_latent(tuple(fields.segments[:count]), fields.code_checksum, grid, fields.quality)
+            latent = decoder.decode_latent(tuple(fields.segments[:count]), fields.code_checksum, grid, fields.level)
         except LoocError:
             return
         recorded.clear()
         with contextlib.suppress(LoocError):
-            decoder.decode_details(fields.segments[count], latent, fields.quality)
+            decoder.decode_details(fields.segments[count], latent, fields.level)
         if recorded:
             fields.segments[count] = bytes([recorded[0].value & 255]) + fields.segments[count][1:]
     finally:
@@ -474,7 +474,7 @@ def weights_target() -> Target:
         registry.read_entry(path)
         model = read_model(path)
         # What loads must also work: whatever its integers say, a picture goes there and back.
-        picture = api.decompress(api.compress(pattern(40, 24, 1), quality=chance.randrange(1, 101), model=model), model=model)
+        picture = api.decompress(api.compress(pattern(40, 24, 1), level=chance.randrange(1, 101), model=model), model=model)
         assert picture.size == (40, 24)
 
     return Target(run, mutate, (ModelError,), [])

@@ -74,8 +74,8 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, default=ROOT.parent / "shared/data/train")
     parser.add_argument("--megapixels", type=lambda text: [float(part) for part in text.split(",")], default=[12, 24, 100])
     parser.add_argument("--strip", type=lambda text: tuple(map(int, text.split("x"))), default=STRIP, metavar="WIDTHxHEIGHT")
-    parser.add_argument("--quality", type=int, default=50)
-    parser.add_argument("--out", type=Path, help="write the figures as JSON here; those of other sizes of the same quality are kept")
+    parser.add_argument("--level", type=int, default=50)
+    parser.add_argument("--out", type=Path, help="write the figures as JSON here; those of other sizes of the same level are kept")
     parser.add_argument("--make", nargs=3, metavar=("WIDTH", "HEIGHT", "PATH"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.make:
@@ -83,7 +83,7 @@ def main() -> None:
         make(arguments.photographs, int(width), int(height), Path(path))
         return
     sizes = [(round((size * 1.5e6) ** 0.5), round((size / 1.5 * 1e6) ** 0.5)) for size in arguments.megapixels] + [arguments.strip]
-    report: dict = {"quality": arguments.quality, "cores": os.cpu_count(), "pictures": []}
+    report: dict = {"quality": arguments.level, "cores": os.cpu_count(), "pictures": []}
     if arguments.out and arguments.out.exists():
         earlier = json.loads(arguments.out.read_text())
         if (earlier["quality"], earlier["cores"]) == (report["quality"], report["cores"]):
@@ -93,7 +93,7 @@ def main() -> None:
             picture, packed, restored = (str(Path(folder) / name) for name in ("a.jpg", "a.looc", "a.png"))
             measured([__file__, "--photographs", str(arguments.photographs), "--make", str(width), str(height), picture])
             row = {"width": width, "height": height, "megapixels": round(width * height / 1e6, 2)}
-            row["encode"] = measured(["-m", "looc_codec", "compress", picture, "-o", packed, "-f", "-q", str(arguments.quality)])
+            row["encode"] = measured(["-m", "looc_codec", "compress", picture, "-o", packed, "-f", "--level", str(arguments.level)])
             row["decode"] = measured(["-m", "looc_codec", "decompress", packed, "-o", restored, "-f"])
             row["bpp"] = round(8 * os.path.getsize(packed) / (width * height), 3)
             row["load_average"] = round(os.getloadavg()[1], 1)

@@ -39,7 +39,7 @@ def row(path: Path, model: CodecModel) -> tuple[str, str]:
         picture = images.read_picture(path, name=path.name)
     except ImageError as error:
         return "refused", f"| {path.name} | refused | | {error} |"
-    back = api.restore_picture(api.compress_picture(picture, quality=50, model=model).data, model=model)
+    back = api.restore_picture(api.compress_picture(picture, level=50, model=model).data, model=model)
     same = back.rgb.shape == picture.rgb.shape and (back.icc, back.exif, back.xmp) == (picture.icc, picture.exif, picture.xmp)
     if not same or not np.array_equal(back.alpha, picture.alpha):
         raise SystemExit(f"{path.name} does not come back as it went in")

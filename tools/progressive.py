@@ -1,8 +1,8 @@
 """How good a preview is: PSNR over bytes when a file is cut after each of its segments.
 
-    python tools/progressive.py [--images ../shared/data/val] [--qualities 20,50,80] [--limit N] [--out docs/results/progressive]
+    python tools/progressive.py [--images ../shared/data/val] [--levels 20,50,80] [--limit N] [--out docs/results/progressive]
 
-Each picture is coded, without metadata, once per quality and restored from its first 1, 2, ... channel groups; the bytes are those of the
+Each picture is coded, without metadata, once per level and restored from its first 1, 2, ... channel groups; the bytes are those of the
 file that `looc truncate` makes. Writes means over the pictures to progressive.json and draws them into progressive.png.
 """
 
@@ -18,20 +18,20 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 
-def measure(paths: list[Path], quality: int, model_name: str) -> list[dict[str, float]]:
-    """One row for each number of kept segments, means over the pictures: the channel groups, and details at qualities that have them."""
+def measure(paths: list[Path], level: int, model_name: str) -> list[dict[str, float]]:
+    """One row for each number of kept segments, means over the pictures: the channel groups, and details at levels that have them."""
     from looc_codec import api, images
     from looc_codec.format import container
     from looc_codec.metrics import psnr_db
 
     model = api.load_model(model_name)
-    count = len(model.config.groups) + (model.has_details and quality >= model.config.detail_quality)
+    count = len(model.config.groups) + (model.has_details and level >= model.config.detail_quality)
     rows: list[list[tuple[float, float]]] = [[] for _ in range(count)]
     for path in paths:
         picture = images.read_picture(path).without_metadata()
-        data = api.compress_picture(picture, quality=quality, model=model, threads=1).data
+        data = api.compress_picture(picture, level=level, model=model, threads=1).data
         for groups in range(1, count + 1):
-            # Not every file of a quality that may have details has them.
+            # Not every file of a level that may have details has them.
             cut = groups < len(container.unpack(data).segments)
             size = len(container.truncate(data, groups=groups) if cut else data)
             preview = api.restore_picture(data, model=model, groups=groups if cut else None, threads=1)
@@ -49,8 +49,8 @@ def draw(curves: dict[str, list[dict[str, float]]], target: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6.4, 4.2), dpi=120, layout="constrained")
-    for quality, rows in curves.items():
-        axes.plot([row["bpp"] for row in rows], [row["psnr_db"] for row in rows], "o-", markersize=4, label=f"quality {quality}, cut")
+    for level, rows in curves.items():
+        axes.plot([row["bpp"] for row in rows], [row["psnr_db"] for row in rows], "o-", markersize=4, label=f"level {level}, cut")
     whole = [rows[-1] for rows in curves.values()]
     axes.plot([row["bpp"] for row in whole], [row["psnr_db"] for row in whole], "k--", linewidth=1, label="whole files")
     axes.set(xlabel="bits per pixel", ylabel="PSNR dB")
@@ -62,7 +62,7 @@ def draw(curves: dict[str, list[dict[str, float]]], target: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, default=ROOT.parent / "shared/data/val")
-    parser.add_argument("--qualities", type=lambda text: [int(part) for part in text.split(",")], default=[20, 50, 80])
+    parser.add_argument("--levels", type=lambda text: [int(part) for part in text.split(",")], default=[20, 50, 80])
     parser.add_argument("--limit", type=int, help="only the first so many pictures")
     parser.add_argument("--model", default="photo")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/progressive")
@@ -71,12 +71,12 @@ def main() -> None:
     if not paths:
         parser.error(f"no .png files in {arguments.images}; give a folder with --images")
     curves = {}
-    for quality in arguments.qualities:
-        curves[str(quality)] = measure(paths, quality, arguments.model)
-        for row in curves[str(quality)]:
-            print(f"quality {quality}, {row['groups']} groups: {row['bpp']:.3f} bpp ({100 * row['share_of_bytes']:.0f}%), {row['psnr_db']:.2f} dB", flush=True)
+    for level in arguments.levels:
+        curves[str(level)] = measure(paths, level, arguments.model)
+        for row in curves[str(level)]:
+            print(f"level {level}, {row['groups']} groups: {row['bpp']:.3f} bpp ({100 * row['share_of_bytes']:.0f}%), {row['psnr_db']:.2f} dB", flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    report = {"pictures": [path.name for path in paths], "model": arguments.model, "qualities": curves}
+    report = {"pictures": [path.name for path in paths], "model": arguments.model, "levels": curves}
     (arguments.out / "progressive.json").write_text(json.dumps(report, indent=1) + "\n")
     draw(curves, arguments.out / "progressive.png")
 

@@ -36,17 +36,14 @@ from looc_codec.cli.printing import size_text
 from looc_codec.cli.records import Line, Record, record_file, shown
 from looc_codec.cli.streams import STANDARD_STREAM, read_looc_header, write_stdout
 from looc_codec.errors import FormatError, OutputError
-from looc_codec.registry import find_model
+from looc_codec.quality import DEFAULT_QUALITY, LEVEL_MAX, QualityScale
+from looc_codec.registry import DEFAULT_MODEL, ModelEntry, find_model
 
 EXAMPLES = (
     Example("looc compress photo.jpg", "writes photo.looc beside it."),
     Example("looc compress holiday/ -o packed/ -q 40 -j 4", "all pictures of a folder, four at once."),
     Example("looc compress photo.jpg --target-size 200kB", "the best file of at most 200,000 bytes."),
 )
-
-DEFAULT_QUALITY = 50
-"""Equal to api.DEFAULT_QUALITY, which numpy would be loaded for."""
-
 
 def compress(
     ctx: typer.Context,
@@ -61,7 +58,8 @@ def compress(
             "--quality",
             metavar="N",
             parser=whole(1, 100),
-            help=f"1 to 100: a higher one is better and larger. [default: {DEFAULT_QUALITY}]",
+            help="1 to 100, how it looks with every model and effort: 30 low, 50 medium, 75 high, 90 very high."
+            f" [default: {DEFAULT_QUALITY}]",
         ),
     ] = None,
     target_bpp: Annotated[
@@ -83,16 +81,35 @@ def compress(
         float | None,
         typer.Option("--target-psnr", metavar="DB", parser=real(0), help="At least so many dB of PSNR, instead of -q."),
     ] = None,
+    target_ssimulacra2: Annotated[
+        float | None,
+        typer.Option(
+            "--target-ssimulacra2",
+            metavar="X",
+            parser=real(0, 100),
+            help="At least this score of SSIMULACRA 2, instead of -q, which promises it on average only; needs the"
+            " package ssimulacra2.",
+        ),
+    ] = None,
+    level: Annotated[
+        int | None,
+        typer.Option(
+            "--level",
+            metavar="N",
+            parser=whole(1, 100),
+            help="1 to 100 on the model's own scale, which its files hold, instead of -q; for research.",
+        ),
+    ] = None,
     effort: Annotated[
         int,
         typer.Option(
             "--effort",
             metavar="N",
             parser=whole(0, 3),
-            help="Time spent on a better picture for its bytes: 0 fast to 3 slow. Restoring takes no longer.",
+            help="Time spent on a smaller file of the same quality: 0 fast to 3 slow. Restoring takes no longer.",
         ),
     ] = 0,
-    model: ModelOption = "photo",
+    model: ModelOption = DEFAULT_MODEL,
     device: DeviceOption = Device.cpu,
     threads: ThreadsOption = None,
     force: ForceOption = False,
@@ -103,7 +120,7 @@ def compress(
             "-u",
             help="Leave outputs that are not older than their input, whole, and of the quality, target and model"
             " asked for; replace others."
-            " A file does not say its effort, nor the PSNR that it was made for: these are not compared.",
+            " A file does not say its effort, nor the score that it was made for: these are not compared.",
         ),
     ] = False,
     keep_time: KeepTimeOption = False,
@@ -116,9 +133,11 @@ def compress(
 ) -> None:
     """Compress pictures to .looc files."""
     _check_targets(
-        {"-q": quality, "--target-bpp": target_bpp, "--target-size": target_size, "--target-psnr": target_psnr}
-    )
-    asked = _Asked(model, quality, target_bpp, target_size, target_psnr, strip)
+        {"-q": quality, "--level": level, "--target-bpp": target_bpp, "--target-size": target_size,
+         "--target-psnr": target_psnr, "--target-ssimulacra2": target_ssimulacra2}
+    )  # fmt: skip
+    wanted = Wanted(quality, level, target_bpp, target_size, target_psnr, target_ssimulacra2, effort)
+    asked = _Asked(model, wanted, strip)
     plan = plan_jobs(inputs, output, ".looc", force=force, update=update, is_as_asked=asked.is_met_by, dry_run=dry_run)
     refuse_json_beside_data(plan.jobs, as_json)
     needed = any(job.to_do for job in plan.jobs)
@@ -130,7 +149,7 @@ def compress(
         api.encoder_for(api.load_model(path), effort=effort, threads=threads, device=device.value)
     work = Compression(
         path, device.value, threads,
-        quality, target_bpp, target_size, target_psnr, effort, strip, max_pixels, keep_time,
+        wanted, strip, max_pixels, keep_time,
     )  # fmt: skip
     run_batch(
         plan,
@@ -145,22 +164,45 @@ def compress(
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """How good or large a file is to be: at most one of these, and the effort."""
+
+    quality: int | None
+    level: int | None
+    target_bpp: float | None
+    target_size: int | None
+    target_psnr: float | None
+    target_ssimulacra2: float | None
+    effort: int
+
+    def level_of(self, scale: QualityScale) -> int:
+        """The level of a model with this scale, where no target is given."""
+        if self.level is not None:
+            return self.level
+        return scale.level(DEFAULT_QUALITY if self.quality is None else self.quality, self.effort)
+
+    def quality_of(self, level: int, scale: QualityScale) -> int:
+        """The quality of a file of this level: what was asked for, or about what it comes to."""
+        others = (self.level, self.target_bpp, self.target_size, self.target_psnr, self.target_ssimulacra2)
+        if self.quality is None and any(given is not None for given in others):
+            return scale.quality(level, self.effort)
+        return DEFAULT_QUALITY if self.quality is None else self.quality
+
+
+@dataclass(frozen=True)
 class _Asked:
     """What an existing output is compared with: the part of what was asked for that a .looc file tells."""
 
     model: str
-    quality: int | None
-    target_bpp: float | None
-    target_size: int | None
-    target_psnr: float | None
+    wanted: Wanted
     strip: bool
 
     @functools.cached_property
-    def fingerprint(self) -> bytes:
-        return find_model(self.model).fingerprint
+    def entry(self) -> ModelEntry:
+        return find_model(self.model)
 
     def is_met_by(self, output: str) -> bool:
-        """Whether the file was made of the same quality, or hits the target, with the same model, and is whole.
+        """Whether the file was made at the level of the quality, or hits the target, with the same model, and is whole.
 
         Raises:
             OutputError: it is no .looc file at all, so nobody asked for it to be replaced.
@@ -171,19 +213,21 @@ class _Asked:
             raise OutputError(
                 f"{output} is not older than its input, but no .looc file that can be read; --force replaces it"
             ) from None
-        if size_bytes != header.file_bytes or header.fingerprint != self.fingerprint:
+        if size_bytes != header.file_bytes or header.fingerprint != self.entry.fingerprint:
             return False
         if self.strip and any(chunk.type in _STRIPPED_CHUNKS for chunk in header.chunks):
             return False
-        limit = self.target_size
-        if self.target_bpp is not None:
-            limit = self.target_bpp * header.width * header.height / 8
+        wanted = self.wanted
+        limit = wanted.target_size
+        if wanted.target_bpp is not None:
+            limit = wanted.target_bpp * header.width * header.height / 8
         if limit is not None:
             # The best picture that there is may need less.
-            return size_bytes <= limit and (size_bytes >= _TARGET_REACHED * limit or header.quality == 100)
-        if self.target_psnr is not None:
+            return size_bytes <= limit and (size_bytes >= _TARGET_REACHED * limit or header.level == LEVEL_MAX)
+        if wanted.target_psnr is not None or wanted.target_ssimulacra2 is not None:
             return True
-        return header.quality == (DEFAULT_QUALITY if self.quality is None else self.quality)
+        # A model of the paper's kind has but one.
+        return bool(self.entry.kind) or header.level == wanted.level_of(self.entry.quality_scale)
 
 
 _STRIPPED_CHUNKS = ("iccp", "exif", "xmp_")
@@ -198,11 +242,7 @@ class Compression:
     model: str
     device: str
     threads: int | None
-    quality: int | None
-    target_bpp: float | None
-    target_size: int | None
-    target_psnr: float | None
-    effort: int
+    wanted: Wanted
     strip: bool
     max_pixels: int
     keep_time: bool
@@ -220,12 +260,15 @@ class Compression:
         if self.strip:
             picture = picture.without_metadata()
         record.notices = list(picture.notices)
+        wanted = self.wanted
+        target = api.target_of(wanted.target_size, wanted.target_bpp, wanted.target_psnr, wanted.target_ssimulacra2)
         trial = api.compress_picture(
             picture,
-            quality=DEFAULT_QUALITY if self.quality is None else self.quality,
-            target=api.target_of(self.target_size, self.target_bpp, self.target_psnr),
+            quality=wanted.quality,
+            level=wanted.level,
+            target=target,
             model=model,
-            effort=self.effort,
+            effort=wanted.effort,
             threads=self.threads,
             device=self.device,
         )
@@ -233,6 +276,7 @@ class Compression:
         record.notices += [trial.notice] if trial.notice else []
         record_file(record, container.read_header(data), len(data))
         record.model = model.name
+        record.quality = None if model.only_levels else wanted.quality_of(trial.level, model.quality_scale)
         if job.output == STANDARD_STREAM:
             write_stdout(data)
         else:
@@ -254,8 +298,9 @@ def _check_targets(given: dict[str, float | None]) -> None:
 
 def _describe(record: Record) -> Line:
     before = f"{size_text(record.picture_bytes)} -> " if record.picture_bytes else ""
+    quality = "" if record.quality is None else f"  q {record.quality}"
     return Line(
         shown(os.path.basename(record.input)), shown(record.output),
-        f"{record.width} x {record.height}  {before}{size_text(record.bytes)}  {record.bpp:.3f} bpp  q"
-        f" {record.quality}  {record.seconds:.2f} s",
+        f"{record.width} x {record.height}  {before}{size_text(record.bytes)}  {record.bpp:.3f} bpp"
+        f"{quality}  {record.seconds:.2f} s",
     )  # fmt: skip

@@ -70,12 +70,14 @@ def describe_header(header: Header, size_bytes: int, named: ModelEntry | None = 
         with contextlib.suppress(ModelError):
             entry = find_by_fingerprint(header.fingerprint)
     model = None if entry is None else f"{entry.name} version {entry.version}"
+    # A model of the paper's kind has no qualities, and its files' field of the level says nothing.
+    has_levels = entry is None or not entry.kind
     payload_bytes = sum(header.segment_lengths_bytes)
     return {
         "width": header.width,
         "height": header.height,
-        # A model of the paper's kind has one, and its header's field says nothing.
-        "quality": None if entry is not None and entry.kind else header.quality,
+        "quality": entry.quality_scale.quality(header.level) if entry is not None and has_levels else None,
+        "level": header.level if has_levels else None,
         "colour": ("RGB", "grey", "grey as RGB")[header.colour],
         "bytes": size_bytes,
         "bpp": round(8 * size_bytes / (header.width * header.height), 5),
@@ -95,10 +97,15 @@ def describe_header(header: Header, size_bytes: int, named: ModelEntry | None = 
 
 def _print_record(name: str, record: dict[str, Any]) -> None:
     chunks = ", ".join(f"{kind} {size_text(length)}" for kind, length in record["chunk_bytes"].items())
-    quality = "its model's one quality" if record["quality"] is None else f"quality {record['quality']}"
+    if record["level"] is None:
+        look = "its model's one quality"
+    elif record["quality"] is None:
+        look = f"level {record['level']}"
+    else:
+        look = f"quality about {record['quality']} (level {record['level']})"
     say(printable(name))
     for label, text in (
-        ("picture", f"{record['width']} x {record['height']}, {record['colour']}, {quality}"),
+        ("picture", f"{record['width']} x {record['height']}, {record['colour']}, {look}"),
         (
             "file",
             f"{size_text(record['bytes'])}, {record['bpp']:.3f} bits per pixel, format version"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from looc_codec.cli.help import Example
 from looc_codec.cli.options import JsonOption
 from looc_codec.cli.printing import note, print_json, printable, say, size_text
+from looc_codec.quality import PLAIN
 from looc_codec.registry import installed_models, place_for_models
 
 EXAMPLES = (
@@ -27,12 +28,15 @@ def models(as_json: JsonOption = False) -> None:
                     "path": str(entry.path),
                     "bytes": entry.size_bytes,
                     "description": entry.description,
+                    "levels": entry.quality_scale.to_json()["levels"],
                 }
             )
             continue
         say(f"{entry.name}  version {entry.version}  {entry.fingerprint.hex()}  {size_text(entry.size_bytes)}")
         if entry.description:
             say(f"    {printable(entry.description)}")
+        if entry.quality_scale == PLAIN:
+            say("    not measured: a quality is a level")
         say(f"    {printable(str(entry.path))}")
     if not entries:
         note(f"no models are installed; put .safetensors model files into {place_for_models()}")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from looc_codec.cli.printing import printable
 from looc_codec.cli.streams import STANDARD_STREAM
+from looc_codec.errors import ModelError
+from looc_codec.registry import find_by_fingerprint
 
 if TYPE_CHECKING:
     from looc_codec.format.container import Container, Header
@@ -26,6 +28,9 @@ class Record:
     """Size of the .looc file, whichever way the command goes."""
     bpp: float | None = None
     quality: int | None = None
+    """About how it looks: None where the model of the file is not installed."""
+    level: int | None = None
+    """What the file holds: the level of its model."""
     model: str | None = None
     groups: int | None = None
     """Channel groups that a file holds; stated where it may be cut short."""
@@ -103,7 +108,11 @@ def shortened(name: str, columns: int) -> str:
 
 def record_file(record: Record, header: Container | Header, size_bytes: int) -> None:
     """Fills in what a .looc file of `size_bytes` says about its picture."""
-    record.width, record.height, record.quality = header.width, header.height, header.quality
+    record.width, record.height, record.level = header.width, header.height, header.level
+    try:
+        record.quality = find_by_fingerprint(header.fingerprint).quality_scale.quality(header.level)
+    except ModelError:
+        record.quality = None
     record.bytes = size_bytes
     record.bpp = round(8 * size_bytes / (header.width * header.height), 5)
 

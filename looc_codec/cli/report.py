@@ -13,6 +13,7 @@ import typer
 from looc_codec.cli.help import Example
 from looc_codec.cli.options import JsonOption, ModelOption, QuietOption, real, whole
 from looc_codec.cli.printing import fail, note, print_json, say
+from looc_codec.registry import DEFAULT_MODEL
 
 EXAMPLES = (
     Example("looc report photos/ --out report/", "looc against JPEG, WebP and AVIF; look at report/report.html."),
@@ -51,7 +52,7 @@ def report(
             "--metrics", metavar="LIST", help="Of psnr, ms-ssim, ssimulacra2, butteraugli, lpips, dists, fid."
         ),
     ] = "psnr,ms-ssim,ssimulacra2",
-    model: ModelOption = "photo",
+    model: ModelOption = DEFAULT_MODEL,
     against: Annotated[
         str | None,
         typer.Option("--against", metavar="NAME", help="kodak-published: published curves beside ours, on Kodak only."),

@@ -9,6 +9,7 @@ import typer
 from looc_codec.cli.help import Example
 from looc_codec.cli.options import JsonOption, ModelOption, QuietOption
 from looc_codec.cli.printing import fail, print_json, printable, say
+from looc_codec.registry import DEFAULT_MODEL
 
 EXAMPLES = (
     Example("looc selftest", "checks this installation and its default model."),
@@ -17,7 +18,7 @@ EXAMPLES = (
 )
 
 
-def selftest(model: ModelOption = "photo", quiet: QuietOption = False, as_json: JsonOption = False) -> None:
+def selftest(model: ModelOption = DEFAULT_MODEL, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
     """Check models, a golden file, and that codes are equal under all threads, instruction sets and devices here. Takes
     about half a minute."""
     from looc_codec.selftest import run_checks

@@ -19,7 +19,7 @@ class Coding:
     of them, are the decoded values, int16 in 1/16 steps. `wiener` is the picture's filter. A grey picture has equal planes.
     """
 
-    quality: int
+    level: int
     grey: bool
     segments: tuple[bytes | None, ...]
     checksum: int
@@ -43,6 +43,6 @@ class Coding:
         return sum(len(segment) for segment in self.segments if segment is not None) + len(self.filter)
 
 
-def bits_per_error(quality: int, config: LoocConfig) -> float:
-    """What one unit of squared error, summed over pixels and channels, is worth in bits at a quality."""
-    return RATE_DISTORTION_SLOPE / config.step(quality) ** 2 / 3
+def bits_per_error(level: int, config: LoocConfig) -> float:
+    """What one unit of squared error, summed over pixels and channels, is worth in bits at a level."""
+    return RATE_DISTORTION_SLOPE / config.step(level) ** 2 / 3

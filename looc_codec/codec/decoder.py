@@ -46,15 +46,15 @@ class Decoder:
         # Of a file with more segments than its model can write `decode_latent` says so.
         own = count if self.model.has_details and len(file.segments) == count + 1 else len(file.segments)
         wanted = None if groups == len(file.segments) else groups
-        latent = self.decode_latent(file.segments[:own], file.code_checksum, grid_size(file.width, file.height), file.quality, groups=wanted)
+        latent = self.decode_latent(file.segments[:own], file.code_checksum, grid_size(file.width, file.height), file.level, groups=wanted)
         details = None
         if own < len(file.segments) and file.segments[own] is not None and wanted is None:
-            details = self.decode_details(file.segments[own], latent, file.quality)
-        return Coding(file.quality, file.colour != Colour.RGB, file.segments, file.code_checksum, latent, details, wiener)
+            details = self.decode_details(file.segments[own], latent, file.level)
+        return Coding(file.level, file.colour != Colour.RGB, file.segments, file.code_checksum, latent, details, wiener)
 
     def pixels(self, coding: Coding, size: tuple[int, int]) -> np.ndarray:
         """The picture `(H, W, 3)` uint8 of `size` (H, W) that a coding stands for."""
-        return self.transforms.synthesise(coding.latent, size, coding.quality, details=coding.details, wiener=coding.wiener, grey=coding.grey)
+        return self.transforms.synthesise(coding.latent, size, coding.level, details=coding.details, wiener=coding.wiener, grey=coding.grey)
 
     def restore(self, file: Container, groups: int | None = None) -> np.ndarray:
         """The picture `(H, W, 3)` uint8 of a file."""
@@ -69,12 +69,12 @@ class Decoder:
         """The picture of a file at 1/`shrink` of its size (2, 4, 8 or 16), rounded up, from as many channel groups as that shows."""
         needed = min(groups or len(self.model.config.groups), groups_shown(shrink), sum(segment is not None for segment in file.segments))
         latent = self.decode_latent(
-            file.segments[: len(self.model.config.groups)], file.code_checksum, grid_size(file.width, file.height), file.quality, groups=needed, predict=False
+            file.segments[: len(self.model.config.groups)], file.code_checksum, grid_size(file.width, file.height), file.level, groups=needed, predict=False
         )
-        return self.transforms.small(latent, (file.height, file.width), file.quality, shrink, grey=file.colour != Colour.RGB)
+        return self.transforms.small(latent, (file.height, file.width), file.level, shrink, grey=file.colour != Colour.RGB)
 
     def decode_latent(
-        self, segments: tuple[bytes | None, ...], code_checksum: int, grid: tuple[int, int], quality: int, *, groups: int | None = None, predict: bool = True
+        self, segments: tuple[bytes | None, ...], code_checksum: int, grid: tuple[int, int], level: int, *, groups: int | None = None, predict: bool = True
     ) -> np.ndarray:
         """Payload segments of the channel groups → quantised latent `(d, h, w)` int16 (1/16 steps) on a grid (h, w).
 
@@ -98,14 +98,14 @@ class Decoder:
             checksum.update(step.segment, symbols)
             return mean + tables.value(codes, rows)
 
-        latent = traverse(self.model, self.engine, *grid, quality, code, groups=None if predict else len(decoders))
+        latent = traverse(self.model, self.engine, *grid, level, code, groups=None if predict else len(decoders))
         for decoder in decoders:
             decoder.finish()
         if not checksum.agrees(code_checksum, len(decoders)):
             raise FormatError(_OTHER_CODES)
         return latent
 
-    def decode_details(self, segment: bytes, latent: np.ndarray, quality: int) -> np.ndarray:
+    def decode_details(self, segment: bytes, latent: np.ndarray, level: int) -> np.ndarray:
         """The details `(detail_channels, h, w)` int16 (1/16 steps) of a segment, given the decoded latent; FormatError for a damaged
         segment."""
         tables, checksum = self.model.tables, CodeChecksum(1)
@@ -118,7 +118,7 @@ class Decoder:
             checksum.update(0, symbols)
             return tables.value(codes, rows)
 
-        details = traverse_details(self.model, self.engine, latent, quality, code)
+        details = traverse_details(self.model, self.engine, latent, level, code)
         decoder.finish()
         if checksum.value & 255 != segment[0]:
             raise FormatError(_OTHER_CODES)

@@ -45,24 +45,24 @@ class Encoder:
         """Loads the networks in the background, while a picture is read."""
         self.engine.prepare(tuple(name for name in self.model.graphs if not name.startswith("synthesis.small")))
 
-    def encode(self, rgb: np.ndarray, quality: int, *, grey: bool = False) -> Coding:
-        """The coding of pixels `(H, W, 3)` uint8 at a quality of 1..100."""
+    def encode(self, rgb: np.ndarray, level: int, *, grey: bool = False) -> Coding:
+        """The coding of pixels `(H, W, 3)` uint8 at a level of 1..100."""
         share = 0.02 if self.refine else ANALYSIS_SHARE
         with progress.part(0, share):
-            latent = self.transforms.analyse(rgb, quality)
+            latent = self.transforms.analyse(rgb, level)
         with progress.part(share, 1):
-            return self.encode_analysed(latent, rgb, quality, grey=grey)
+            return self.encode_analysed(latent, rgb, level, grey=grey)
 
-    def encode_analysed(self, latent: np.ndarray, rgb: np.ndarray, quality: int, *, lagrangian: float = ENCODER_LAMBDA, grey: bool = False) -> Coding:
+    def encode_analysed(self, latent: np.ndarray, rgb: np.ndarray, level: int, *, lagrangian: float = ENCODER_LAMBDA, grey: bool = False) -> Coding:
         """`encode` of pixels whose latent `(d, h, w)` float32 in steps is known, with another weight of bits if one is given.
 
         A grey picture has no details: most of what they say is colour.
         """
 
         def encode(target: np.ndarray) -> Coding:
-            return self.encode_latent(target, quality, lagrangian=lagrangian, grey=grey)
+            return self.encode_latent(target, level, lagrangian=lagrangian, grey=grey)
 
-        detailed = self.model.has_details and quality >= self.model.config.detail_quality and not grey
+        detailed = self.model.has_details and level >= self.model.config.detail_quality and not grey
         share = DETAIL_SHARE * detailed
         with progress.part(0, 1 - share):
             if self.refine is not None:
@@ -80,7 +80,7 @@ class Encoder:
             coding = self._with_details(dataclasses.replace(coding, wiener=None), rgb, lagrangian, kept)
         return dataclasses.replace(coding, wiener=self.fit_filter(coding, rgb, kept))
 
-    def encode_latent(self, latent: np.ndarray, quality: int, *, lagrangian: float = ENCODER_LAMBDA, grey: bool = False) -> Coding:
+    def encode_latent(self, latent: np.ndarray, level: int, *, lagrangian: float = ENCODER_LAMBDA, grey: bool = False) -> Coding:
         """The coding of a latent `(d, h, w)` float32 in steps, without details and filter."""
         config, tables = self.model.config, self.model.tables
         encoders = [SegmentEncoder(tables.bank) for _ in config.groups]
@@ -94,15 +94,15 @@ class Encoder:
             checksum.update(step.segment, symbols)
             return mean + tables.value(codes, rows)
 
-        decoded = traverse(self.model, self.engine, *latent.shape[1:], quality, code)
-        return Coding(quality, grey, tuple(encoder.finish() for encoder in encoders), checksum.value, decoded, None, None)
+        decoded = traverse(self.model, self.engine, *latent.shape[1:], level, code)
+        return Coding(level, grey, tuple(encoder.finish() for encoder in encoders), checksum.value, decoded, None, None)
 
     # --- details ----------------------------------------------------------------------------------------------------
 
     def _with_details(self, coding: Coding, rgb: np.ndarray, lagrangian: float, kept: dict[Tile, TilePixels] | None) -> Coding:
         """The coding with details of what its synthesis lacks of the pixels, if they are worth their bits. `kept`, if given, takes
         what was synthesised, with context, for the filter."""
-        config, tables, quality = self.model.config, self.model.tables, coding.quality
+        config, tables, level = self.model.config, self.model.tables, coding.level
         with progress.part(0, 0.7):
             missed = self._missed(coding, rgb, kept)
         encoder, checksum, gain = SegmentEncoder(tables.bank), CodeChecksum(1), 0.0
@@ -118,9 +118,9 @@ class Encoder:
             gain += float((np.square(target) - np.square(target - value)).sum(dtype=np.float64))
             return value
 
-        details = traverse_details(self.model, self.engine, coding.latent, quality, code)
+        details = traverse_details(self.model, self.engine, coding.latent, level, code)
         segment = bytes([checksum.value & 255]) + encoder.finish()
-        worth_bits = gain / LATENT_ONE**2 * config.step(quality) ** 2 * bits_per_error(quality, config)
+        worth_bits = gain / LATENT_ONE**2 * config.step(level) ** 2 * bits_per_error(level, config)
         if worth_bits <= 8 * len(segment):
             return coding
         return dataclasses.replace(coding, segments=(*coding.segments, segment), details=details)
@@ -128,7 +128,7 @@ class Encoder:
     def _missed(self, coding: Coding, rgb: np.ndarray, kept: dict[Tile, TilePixels] | None) -> np.ndarray:
         """What the synthesis of a coding lacks of the pixels, as details `(detail_channels, h, w)` float32 in steps."""
         missed = np.empty((self.model.config.detail_channels, *coding.latent.shape[1:]), np.float32)
-        for tile, made in self.transforms.each_pixels(coding.latent, coding.quality, context=kept is not None):
+        for tile, made in self.transforms.each_pixels(coding.latent, coding.level, context=kept is not None):
             if kept is not None:
                 kept[tile] = made
             original = tile.scaled(PATCH).of(rgb.transpose(2, 0, 1))
@@ -136,7 +136,7 @@ class Encoder:
             error = np.zeros(made.inner.shape, np.float32)
             _, height, width = original.shape
             error[:, :height, :width] = original - made.inner[:, :height, :width]
-            tile.of(missed)[...] = analyse_error(self.model, error, coding.quality)
+            tile.of(missed)[...] = analyse_error(self.model, error, coding.level)
         return missed
 
     # --- filter -----------------------------------------------------------------------------------------------------
@@ -148,11 +148,11 @@ class Encoder:
         for tile in fitting_tiles(*coding.latent.shape[1:]):
             found = kept.get(tile) if kept else None
             if found is None:
-                made = self.transforms.pixels_of(coding.latent, tile, coding.quality, context=True, details=coding.details)
+                made = self.transforms.pixels_of(coding.latent, tile, coding.level, context=True, details=coding.details)
             else:
-                made = self.transforms.with_details(found, tile, coding.quality, coding.details)
+                made = self.transforms.with_details(found, tile, coding.level, coding.details)
             statistics.add(made.pixels, made.context, tile.scaled(PATCH).of(planes).astype(np.float32))
-        worth = bits_per_error(coding.quality, self.model.config) * rgb.shape[0] * rgb.shape[1] / statistics.pixels
+        worth = bits_per_error(coding.level, self.model.config) * rgb.shape[0] * rgb.shape[1] / statistics.pixels
         return statistics.fit(worth)[0]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from looc_codec import progress
 from looc_codec.codec.engine import Engine
-from looc_codec.codec.grid_model import ANALYSIS, ONLY_QUALITY, SYNTHESIS, GridModel
+from looc_codec.codec.grid_model import ANALYSIS, ONLY_LEVEL, SYNTHESIS, GridModel
 from looc_codec.codec.tiles import each_tile
 from looc_codec.codec.transforms import to_bytes
 from looc_codec.errors import FormatError, ImageError, OptionError
@@ -31,7 +31,7 @@ _ANALYSIS_SHARE, _CODES_SHARE = 0.6, 0.5
 class GridCoding:
     """A picture's index grid: codes `(p, f h, f w)` uint16 and what a file holds of them. A grey picture has equal planes."""
 
-    quality: int
+    level: int
     grey: bool
     segments: tuple[bytes]
     checksum: int
@@ -51,9 +51,9 @@ def checksum_of(codes: np.ndarray) -> int:
     return checksum.value
 
 
-def require_default(model: GridModel, quality: int, default: int, *, target: bool, effort: int) -> None:
-    """OptionError where something is asked for that a model with one index grid for a picture does not have."""
-    if target or quality != default:
+def require_default(model: GridModel, *, asked: bool, effort: int) -> None:
+    """OptionError where a quality or target is `asked` for, or an effort, which a model with one index grid for a picture does not have."""
+    if asked:
         raise OptionError(f"the model {model.name} has one quality: an index grid, as the LooC paper codes pictures; leave the quality or target away")
     if effort:
         raise OptionError(f"the model {model.name} has no effort: its codes are the nearest codevectors; leave it away")
@@ -76,13 +76,13 @@ class GridEncoder:
         """Loads the network in the background, while a picture is read."""
         return self.engine.prepare((ANALYSIS,))
 
-    def encode(self, rgb: np.ndarray, quality: int = ONLY_QUALITY, *, grey: bool = False) -> GridCoding:
+    def encode(self, rgb: np.ndarray, level: int = ONLY_LEVEL, *, grey: bool = False) -> GridCoding:
         """The coding of pixels `(H, W, 3)` uint8. ImageError for a colour picture where the model is for grey ones."""
         if self.model.config.image_channels == 1 and not grey:
             raise ImageError(f"the model {self.model.name} is for grey pictures and this one is in colour; use another model")
         with progress.part(0, _ANALYSIS_SHARE):
             codes = self.codes(rgb)
-        return GridCoding(ONLY_QUALITY, grey, (self.model.coder.encode(codes[None]),), checksum_of(codes), codes)
+        return GridCoding(ONLY_LEVEL, grey, (self.model.coder.encode(codes[None]),), checksum_of(codes), codes)
 
     def codes(self, rgb: np.ndarray) -> np.ndarray:
         """Nearest codevectors of pixels `(H, W, 3)` uint8: `(p, f h, f w)` uint16."""
@@ -129,7 +129,7 @@ class GridDecoder:
         codes = self.model.coder.decode(file.segments[0], shape)[0]
         if checksum_of(codes) != file.code_checksum:
             raise FormatError("the decoded codes do not match the checksum in the file: it is damaged")
-        return GridCoding(file.quality, file.colour != Colour.RGB, file.segments, file.code_checksum, codes)
+        return GridCoding(file.level, file.colour != Colour.RGB, file.segments, file.code_checksum, codes)
 
     def pixels(self, coding: GridCoding, size: tuple[int, int]) -> np.ndarray:
         """The picture `(H, W, 3)` uint8 of `size` (H, W) that a coding stands for."""

@@ -15,12 +15,20 @@ from looc_codec.codec.engine import Graph
 from looc_codec.codec.model import StoredModel, read_stored
 from looc_codec.codec.packing import pack_frequencies, unpack_frequencies
 from looc_codec.errors import ModelError
-from looc_codec.format.index_grid import KIND, TABLE_BITS, GridCoder, GridConfig, GridTables, fingerprint_of
+from looc_codec.format.index_grid import (
+    KIND,
+    TABLE_BITS,
+    GridCoder,
+    GridConfig,
+    GridTables,
+    fingerprint_of,
+)
+from looc_codec.quality import PLAIN, QualityScale
 
 ANALYSIS, SYNTHESIS = "analysis", "synthesis"
 """The graphs: pixels `(1, c, H, W)` of 0..255 to what units are cut from, `(1, m d*, f h, f w)`; and the same, quantised, to pixels."""
 
-ONLY_QUALITY = 50
+ONLY_LEVEL = 50
 """What the header of a file says, since its field has to say something: the default of the scale. Readers take no notice of it."""
 
 
@@ -36,15 +44,15 @@ class GridModel(StoredModel):
     """A model that codes pictures as index grids. Raises ModelError where its parts are not those of one model."""
 
     kind = KIND
-    only_qualities = (ONLY_QUALITY,)
+    only_levels = (ONLY_LEVEL,)
     config: GridConfig
 
     def __init__(
         self, config: GridConfig, core: Mapping[str, np.ndarray], transforms: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], graphs: Mapping[str, Graph],
-        description: str = "",
+        description: str = "", quality_scale: QualityScale = PLAIN,
     ) -> None:  # fmt: skip
         self._require(config, core, graphs)
-        super().__init__(config, dict(core), transforms, shapes, graphs, description)
+        super().__init__(config, dict(core), transforms, shapes, graphs, description, quality_scale)
         self.fingerprint = fingerprint_of(config, self.core)
         frequencies = unpack_frequencies(core["tables.frequencies"], 2**TABLE_BITS)
         self.coder = GridCoder(GridTables(core["tables.classes"], core["tables.sources"], core["tables.rows"], frequencies))

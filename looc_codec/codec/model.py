@@ -33,6 +33,7 @@ from looc_codec.errors import ModelError
 from looc_codec.format.codes import CodeTables
 from looc_codec.format.constants import TABLE_BITS
 from looc_codec.format.integers import Core, fingerprint_of, require_legal
+from looc_codec.quality import PLAIN, QualityScale
 
 _engines_lock = threading.Lock()
 
@@ -70,21 +71,22 @@ class StoredModel:
 
     `config` has the name, the version and the sizes, `core` holds the format-critical tensors, `transforms` the float tensors of the
     networks as they are stored (kernels packed, see packing.py), `shapes` the shapes of the packed ones, `graphs` the exported
-    networks. Safe to share between threads.
+    networks, `quality_scale` the table from the user's qualities to levels. Safe to share between threads.
     """
 
     kind = ""
     """What a weights file says of itself; nothing in those of the codec's own models, the first kind that there was."""
-    only_qualities: tuple[int, ...] = ()
-    """The qualities that its files have; empty for the whole scale."""
+    only_levels: tuple[int, ...] = ()
+    """The levels that its files have; empty for the whole scale."""
     fingerprint: bytes
 
     def __init__(
-        self, config: Config, core: Core, transforms: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], graphs: Mapping[str, Graph], description: str = ""
+        self, config: Config, core: Core, transforms: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], graphs: Mapping[str, Graph], description: str = "",
+        quality_scale: QualityScale = PLAIN,
     ) -> None:
         for tensor in (*core.values(), *transforms.values()):
             tensor.flags.writeable = False
-        self.config, self.description = config, description
+        self.config, self.description, self.quality_scale = config, description, quality_scale
         self.core: Mapping[str, np.ndarray] = MappingProxyType(dict(core))
         self.transforms: Mapping[str, np.ndarray] = MappingProxyType(dict(transforms))
         self.shapes, self.graphs = MappingProxyType(dict(shapes)), MappingProxyType(dict(graphs))
@@ -124,10 +126,11 @@ class CodecModel(StoredModel):
     """A model as the codec uses it. Raises ModelError where its parts are not those of one model."""
 
     def __init__(
-        self, config: LoocConfig, core: Core, transforms: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], graphs: Mapping[str, Graph], description: str = ""
+        self, config: LoocConfig, core: Core, transforms: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], graphs: Mapping[str, Graph], description: str = "",
+        quality_scale: QualityScale = PLAIN,
     ) -> None:
         require_legal(core, config)
-        super().__init__(config, core, transforms, shapes, graphs, description)
+        super().__init__(config, core, transforms, shapes, graphs, description, quality_scale)
         self.fingerprint = fingerprint_of(config, dict(self.core))
         self.tables = CodeTables(
             config, self.core["codebook.codevectors"], self.core["codebook.digit_factor"], self.core.get("codebook.live"),
@@ -150,9 +153,9 @@ class CodecModel(StoredModel):
         """Whether pictures may have a segment of details."""
         return self.config.detail_channels > 0
 
-    def quality_row(self, name: str, quality: int) -> np.ndarray:
-        """The stored row of a quality of one of the core's quality tables, `(1, width, 1, 1)` float32."""
-        return self.core[name][quality - 1].astype(np.float32)[None, :, None, None]
+    def quality_row(self, name: str, level: int) -> np.ndarray:
+        """The stored row of a level in one of the core's tables over levels, `(1, width, 1, 1)` float32."""
+        return self.core[name][level - 1].astype(np.float32)[None, :, None, None]
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,8 @@ def write_model(model: StoredModel, path: Path) -> None:
         "description": model.description, "shapes": dict(model.shapes), "graphs": {name: list(graph.tensors) for name, graph in model.graphs.items()},
         "graphs_sha256": _graphs_sha256(model.graphs),
     } | ({"kind": model.kind} if model.kind else {})  # fmt: skip
+    if model.quality_scale != PLAIN:
+        meta["quality"] = model.quality_scale.to_json()
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path, metadata={"looc": json.dumps(meta, sort_keys=True)})
     # safetensors writes private files; a model installed by one user is for all of them.
@@ -229,11 +234,12 @@ def read_stored(path: Path, kind: type[Made], config_of: Callable[[dict], Config
         transforms = {name: value for name, value in tensors.items() if not name.startswith((CRITICAL, GRAPH))}
         shapes = {name: tuple(map(int, shape)) for name, shape in meta["shapes"].items()}
         fingerprint, description = meta["fingerprint"], str(meta.get("description", ""))
+        scale = QualityScale.from_json(meta.get("quality"))
     # RecursionError: deeply nested brackets. TypeError, AttributeError: JSON of another shape.
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is not a looc weights file ({type(error).__name__}: {error})") from None
     _require_transforms(path, graphs, transforms, shapes)
-    model = kind(config, core, transforms, shapes, graphs, description)
+    model = kind(config, core, transforms, shapes, graphs, description, scale)
     if model.fingerprint.hex() != fingerprint:
         raise ModelError(f"{path} is damaged: its tensors do not match their fingerprint; install the weights again")
     return model

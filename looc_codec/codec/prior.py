@@ -58,13 +58,13 @@ Coder = Callable[[Step, np.ndarray, np.ndarray], np.ndarray]
 picked (encoder) or read (decoder)."""
 
 
-def traverse(model: CodecModel, engine: Engine, height: int, width: int, quality: int, code: Coder, *, groups: int | None = None) -> np.ndarray:
+def traverse(model: CodecModel, engine: Engine, height: int, width: int, picture_level: int, code: Coder, *, groups: int | None = None) -> np.ndarray:
     """Visits every unit of the first `groups` channel groups, by default all, and hands it to `code`.
 
     Returns the quantised latent `(d, h, w)` int16 in 1/16 steps, zero in groups that were not visited.
     """
     config, dim = model.config, model.config.codevector_dim
-    base = model.core["prior.quality_log_scale"][quality - 1].astype(np.float32)[:, None]
+    base = model.core["prior.quality_log_scale"][picture_level - 1].astype(np.float32)[:, None]
     latent = np.zeros((config.channels, height, width), np.int16)
     # What networks see. Zero where not known yet, like the latent (0 compands to 0), and beyond the grid.
     known = np.zeros((config.channels, height + 2 * FRAME, width + 2 * FRAME), np.int8)
@@ -79,7 +79,7 @@ def traverse(model: CodecModel, engine: Engine, height: int, width: int, quality
             if not step.positions:
                 continue
             name = f"prior.{index}.{number}"
-            quality_row = model.quality_row(f"prior.nets.{index}.{number}.quality", quality)
+            quality_row = model.quality_row(f"prior.nets.{index}.{number}.quality", picture_level)
             rows = np.empty((group // dim, step.positions), np.uint16)
             mean = np.empty((group, step.positions), np.int32)
             reach = level.dilation
@@ -95,7 +95,7 @@ def traverse(model: CodecModel, engine: Engine, height: int, width: int, quality
                         inputs["own"] = own[(slice(None), *window)].astype(np.float32)[None]
                     predicted, log_scale = (value[0].reshape(group, -1) for value in engine.run(name, **inputs))
                     part = places[top * count[1] : bottom * count[1]]
-                    # The very first level knows nothing but the quality, and says one thing of all positions.
+                    # The very first level knows nothing but the level of the picture, and says one thing of all positions.
                     mean[:, part] = predicted
                     rows[:, part] = table_rows(log_scale + base[before:end], config).reshape(group // dim, -1)
             values = code(step, rows.ravel(), units_of(mean, dim))

@@ -1,8 +1,8 @@
-"""Rate control: the file of a wanted size, rate or PSNR, found by coding the picture a few times.
+"""Rate control: the file of a wanted size, rate, PSNR or SSIMULACRA 2, found by coding the picture a few times.
 
-The quality is bisected first (with interpolated guesses, since the logarithm of the size and the PSNR are nearly linear
-in it). Neighbouring qualities are 3-4% apart in size, so the rest is filled by the encoder's Lagrangian: a smaller one
-picks nearer, dearer codevectors at the same quality. Decoders know nothing of it, the files are ordinary ones.
+The level is bisected first (with interpolated guesses, since the logarithm of the size and the scores are nearly linear
+in it). Neighbouring levels are 3-4% apart in size, so the rest is filled by the encoder's Lagrangian: a smaller one
+picks nearer, dearer codevectors at the same level. Decoders know nothing of it, the files are ordinary ones.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import util
 
 import numpy as np
 
@@ -19,108 +20,157 @@ from looc_codec.codec.encoder import Encoder
 from looc_codec.codec.grid import GridCoding
 from looc_codec.codec.kinds import AnyModel
 from looc_codec.codec.search import ENCODER_LAMBDA
-from looc_codec.config import QUALITY_MAX, QUALITY_MIN
-from looc_codec.errors import ImageError
+from looc_codec.errors import ImageError, OptionError
 from looc_codec.format.container import Chunk, Colour, Container, pack
-from looc_codec.metrics import bits_per_pixel, psnr_db
+from looc_codec.metrics import SSIMULACRA2_MIN_SIDE, bits_per_pixel, psnr_db, ssimulacra2
+from looc_codec.quality import LEVEL_MAX, LEVEL_MIN, QUALITY_MAX, QUALITY_MIN
 
-FIRST_QUALITY = 50
+FIRST_LEVEL = 50
 """Where the search begins."""
 SIZE_TOLERANCE = 0.01
 """Share of a target size that may stay unused before the search goes on; half of the 2% that is promised."""
 PSNR_TOLERANCE_DB = 0.05
-"""A quarter of what neighbouring qualities differ by."""
+"""A quarter of what neighbouring levels differ by."""
+SSIMULACRA2_TOLERANCE = 0.25
+"""The same of its score."""
 
-# Refining from the quality below with a smaller Lagrangian costs nothing: on four pictures at three qualities 0.7 times
-# the usual one gave 3-13% more bytes at 0.04 dB above the curve of plain qualities, half of it 5-24% more at -0.06 to
-# +0.1 dB. Larger ones from the quality above lay below the curve, 0.05 dB at 1.2 times, 0.26 dB at twice.
+# Refining from the level below with a smaller Lagrangian costs nothing: on four pictures at three levels 0.7 times
+# the usual one gave 3-13% more bytes at 0.04 dB above the curve of plain levels, half of it 5-24% more at -0.06 to
+# +0.1 dB. Larger ones from the level above lay below the curve, 0.05 dB at 1.2 times, 0.26 dB at twice.
 _MAX_HALVINGS = 1.0
 _MAX_REFINEMENTS = 8
 # From here on halving replaces interpolation, which could creep on a picture whose sizes are far from the usual curve.
 _MAX_GUESSES = 6
 # A flat picture can come back exactly, at infinite PSNR, with which one cannot interpolate.
-_PSNR_CEILING_DB = 1000.0
+_SCORE_CEILING = 1000.0
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a file is to have: `kind` is "size" (bytes), "bpp" (bits per pixel), both of the whole file and never exceeded, or "psnr"
-    (dB, of the decoded RGB samples, transparent ones included)."""
+    """What a file is to have: `kind` is "size" (bytes), "bpp" (bits per pixel), both of the whole file and never
+    exceeded, "psnr" (dB) or "ssimulacra2" (its score), both of the decoded RGB samples, transparent ones included."""
 
     kind: str
     value: float
 
 
 @dataclass(frozen=True)
+class _Score:
+    """A measure of the decoded picture that a search can aim at: how to compute it of two `(H, W, 3)` uint8 pictures,
+    the original first, how to write it, what may be left over, and its usual change with the level and with each
+    halving of the Lagrangian."""
+
+    article: str
+    name: str
+    unit: str
+    compute: Callable[[np.ndarray, np.ndarray], float]
+    tolerance: float
+    per_level: float
+    per_halving: float
+
+    def text(self, value: float) -> str:
+        return f"{value:.2f}{self.unit}"
+
+
+SCORES = {
+    "psnr": _Score("a", "PSNR", " dB", psnr_db, PSNR_TOLERANCE_DB, 0.15, 0.7),
+    "ssimulacra2": _Score("an", "SSIMULACRA 2", "", ssimulacra2, SSIMULACRA2_TOLERANCE, 0.8, 3.0),
+}
+"""Scores by the kind of their target."""
+
+
+@dataclass(frozen=True)
 class Trial:
     """One coding of a picture: the bytes of the whole .looc file and what they came from.
 
-    `psnr_db` is None where the search did not need it. `notice` is a sentence for a person when the target lies beyond the end of
-    the quality scale.
+    `score` is that of a target of PSNR or SSIMULACRA 2, else None. `notice` is a sentence for a person when the target
+    lies beyond the end of the scale.
     """
 
     data: bytes
     coding: Coding | GridCoding
     lagrangian: float = ENCODER_LAMBDA
-    psnr_db: float | None = None
+    score: float | None = None
     notice: str | None = None
 
     @property
-    def quality(self) -> int:
-        return self.coding.quality
+    def level(self) -> int:
+        return self.coding.level
 
 
 def packed(model: AnyModel, coding: Coding | GridCoding, size: tuple[int, int], chunks: tuple[Chunk, ...], colour: Colour) -> bytes:
     """The .looc file of a coding of a picture of `size` (H, W)."""
-    return pack(Container(size[1], size[0], coding.quality, model.fingerprint, coding.segments, coding.checksum, chunks, colour, coding.filter))
+    return pack(Container(size[1], size[0], coding.level, model.fingerprint, coding.segments, coding.checksum, chunks, colour, coding.filter))
 
 
 def compress_to_target(encoder: Encoder, rgb: np.ndarray, target: Target, chunks: tuple[Chunk, ...], colour: Colour) -> Trial:
     """The .looc file of the pixels `(H, W, 3)` uint8 that meets a target, with these chunks.
 
     Of a size or rate: at most as large, and smaller by at most 2% where the codes' granularity allows (a file of some hundred
-    bytes has few sizes to choose from). Of a PSNR: the smallest file found whose picture has at least as much, most often within
-    0.05 dB. Where the end of the quality scale does better than that, its file is the result, with a notice. Costs 2 to 8
-    encodings of a photo. Raises ImageError for a target that makes no sense or cannot be reached.
+    bytes has few sizes to choose from). Of a PSNR or SSIMULACRA 2: the smallest file found whose picture has at least as
+    much, most often within 0.05 dB or a quarter of a point. Where the end of the scale does better than that, its file is
+    the result, with a notice. Costs 2 to 8 encodings of a photo. Raises ImageError for a target that makes no sense or
+    cannot be reached, OptionError where the package of its measure is missing.
     """
-    names = {"size": ("size", "bytes"), "bpp": ("rate", "bits per pixel"), "psnr": ("PSNR", "dB")}
-    _require_positive(target.value, *names[target.kind])
+    score = SCORES.get(target.kind)
+    if score is not None:
+        _require_positive(target.value, score.name, score.unit)
+        if target.kind == "ssimulacra2":
+            _require_ssimulacra2(rgb)
+        return _compress_to_score(_Coder(encoder, rgb, chunks, colour, score), score, target.value)
+    _require_positive(target.value, *{"size": ("size", " bytes"), "bpp": ("rate", " bits per pixel")}[target.kind])
     pixels = rgb.shape[0] * rgb.shape[1]
-    if target.kind == "psnr":
-        return _compress_to_psnr(_Coder(encoder, rgb, chunks, colour, measure_psnr=True), target.value)
     target_bytes = math.floor(target.value if target.kind == "size" else target.value * pixels / 8)
     text = f"{target_bytes} bytes" if target.kind == "size" else f"{target.value:g} bpp ({target_bytes} bytes)"
     return _compress_to_size(_Coder(encoder, rgb, chunks, colour), target_bytes, text)
 
 
-def _compress_to_psnr(code: _Coder, target_db: float) -> Trial:
+def _require_ssimulacra2(rgb: np.ndarray) -> None:
+    if util.find_spec("ssimulacra2") is None:
+        raise OptionError(
+            "a target of SSIMULACRA 2 needs the package ssimulacra2, which is not installed; pip install ssimulacra2"
+        )
+    if min(rgb.shape[:2]) < SSIMULACRA2_MIN_SIDE:
+        raise ImageError(f"SSIMULACRA 2 needs both sides of {SSIMULACRA2_MIN_SIDE} pixels or more; give a quality")
+
+
+def _compress_to_score(code: _Coder, score: _Score, target: float) -> Trial:
     goal = _Goal(
-        value=lambda trial: min(trial.psnr_db, _PSNR_CEILING_DB), low=target_db, high=target_db + PSNR_TOLERANCE_DB, per_quality=0.15, per_halving=0.7
-    )
-    below, above = _search(code, goal)
+        value=lambda trial: min(trial.score, _SCORE_CEILING), low=target, high=target + score.tolerance,
+        per_level=score.per_level, per_halving=score.per_halving,
+    )  # fmt: skip
+    first = FIRST_LEVEL
+    if score is SCORES["ssimulacra2"]:
+        # What the model's table gives is right for photographs on average.
+        first = code.encoder.model.quality_scale.level(min(max(round(target), QUALITY_MIN), QUALITY_MAX))
+    below, above = _search(code, goal, first)
+    wanted = f"{target:g}{score.unit}"
     if above is None:
         raise ImageError(
-            f"a PSNR of {target_db:g} dB cannot be reached: quality {below.quality}, the best, gives {below.psnr_db:.2f} dB"
-            f" at {_size_text(below, code.rgb)}"
+            f"{score.article} {score.name} of {wanted} cannot be reached: quality {LEVEL_MAX}, the best, gives"
+            f" {score.text(below.score)} at {_size_text(below, code.rgb)}"
         )
     if below is None:
-        return replace(above, notice=f"even quality {above.quality} gives {above.psnr_db:.2f} dB, more than the {target_db:g} dB asked for")
-    return min((trial for trial in code.trials if trial.psnr_db >= target_db), key=lambda trial: len(trial.data))
+        notice = f"even quality {LEVEL_MIN} gives {score.text(above.score)}, more than the {wanted} asked for"
+        return replace(above, notice=notice)
+    return min((trial for trial in code.trials if trial.score >= target), key=lambda trial: len(trial.data))
 
 
 def _compress_to_size(code: _Coder, target_bytes: int, target: str) -> Trial:
     high = math.log(max(1, target_bytes))
-    goal = _Goal(value=lambda trial: math.log(len(trial.data)), low=high + math.log1p(-SIZE_TOLERANCE), high=high, per_quality=0.035, per_halving=0.2)
+    low = high + math.log1p(-SIZE_TOLERANCE)
+    goal = _Goal(lambda trial: math.log(len(trial.data)), low, high, per_level=0.035, per_halving=0.2)
     below, above = _search(code, goal)
     if below is None:
         extra = sum(len(chunk.data) for chunk in code.chunks)
         metadata = f", {extra} bytes of it metadata and transparency" if extra else ""
         raise ImageError(
-            f"a target of {target} cannot be reached: quality {above.quality}, the smallest file, takes"
+            f"a target of {target} cannot be reached: quality {LEVEL_MIN}, the smallest file, takes"
             f" {_size_text(above, code.rgb)}{metadata}"
         )
     if above is None:
-        return replace(below, notice=f"even quality {below.quality} takes only {_size_text(below, code.rgb)}, less than the {target} allowed")
+        notice = f"even quality {LEVEL_MAX} takes only {_size_text(below, code.rgb)}, less than the {target} allowed"
+        return replace(below, notice=notice)
     return max((trial for trial in code.trials if len(trial.data) <= target_bytes), key=lambda trial: len(trial.data))
 
 
@@ -130,53 +180,55 @@ def _size_text(trial: Trial, rgb: np.ndarray) -> str:
 
 def _require_positive(target: float, what: str, unit: str) -> None:
     if not math.isfinite(target) or target <= 0:
-        raise ImageError(f"a target {what} of {target} {unit} makes no sense; give a number above 0")
+        raise ImageError(f"a target {what} of {target}{unit} makes no sense; give a number above 0")
 
 
 class _Coder:
     """Codes one picture again and again; what does not depend on the knobs is done once.
 
-    `trials` are all codings so far. The latent depends on the quality but not on the Lagrangian, so that of the last
-    quality is kept (6 bytes per pixel); analysis is a third of an encoding.
+    `trials` are all codings so far, with their `score` if one is given. The latent depends on the level but not on the
+    Lagrangian, so that of the last level is kept (6 bytes per pixel); analysis is a third of an encoding.
     """
 
-    def __init__(self, encoder: Encoder, rgb: np.ndarray, chunks: tuple[Chunk, ...], colour: Colour, *, measure_psnr: bool = False) -> None:
-        self.encoder, self.rgb, self.chunks, self.colour, self.measure_psnr = encoder, rgb, chunks, colour, measure_psnr
+    def __init__(
+        self, encoder: Encoder, rgb: np.ndarray, chunks: tuple[Chunk, ...], colour: Colour, score: _Score | None = None
+    ) -> None:
+        self.encoder, self.rgb, self.chunks, self.colour, self.score = encoder, rgb, chunks, colour, score
         self.trials: list[Trial] = []
         self._latent: tuple[int, np.ndarray] | None = None
 
-    def __call__(self, quality: int, halvings: float = 0.0) -> Trial:
-        """The picture at `quality` with 2^-halvings times the usual Lagrangian."""
+    def __call__(self, level: int, halvings: float = 0.0) -> Trial:
+        """The picture at `level` with 2^-halvings times the usual Lagrangian."""
         encoder, rgb, lagrangian = self.encoder, self.rgb, ENCODER_LAMBDA * 2.0**-halvings
-        coded_share = 0.6 if self.measure_psnr else 1.0
+        coded_share = 0.6 if self.score is not None else 1.0
         # How many trials there will be is not known: each takes a quarter of what is left of the bar.
         with progress.part(*(1 - 0.75 ** (len(self.trials) + more) for more in (0, 1))):
-            if self._latent is None or self._latent[0] != quality:
+            if self._latent is None or self._latent[0] != level:
                 with progress.part(0, coded_share / 3):
-                    self._latent = (quality, encoder.transforms.analyse(rgb, quality))
+                    self._latent = (level, encoder.transforms.analyse(rgb, level))
             with progress.part(coded_share / 3, coded_share):
-                coding = encoder.encode_analysed(self._latent[1], rgb, quality, lagrangian=lagrangian, grey=self.colour != Colour.RGB)
-            psnr = None
-            if self.measure_psnr:
+                coding = encoder.encode_analysed(self._latent[1], rgb, level, lagrangian=lagrangian, grey=self.colour != Colour.RGB)
+            score = None
+            if self.score is not None:
                 with progress.part(coded_share, 1):
                     decoded = encoder.transforms.synthesise(
-                        coding.latent, rgb.shape[:2], quality, details=coding.details, wiener=coding.wiener, grey=coding.grey
+                        coding.latent, rgb.shape[:2], level, details=coding.details, wiener=coding.wiener, grey=coding.grey
                     )
-                    psnr = psnr_db(rgb, decoded)
+                    score = self.score.compute(rgb, decoded)
         data = packed(encoder.model, coding, rgb.shape[:2], self.chunks, self.colour)
-        self.trials.append(Trial(data, coding, lagrangian, psnr))
+        self.trials.append(Trial(data, coding, lagrangian, score))
         return self.trials[-1]
 
 
 @dataclass(frozen=True)
 class _Goal:
-    """Trials whose `value` lies in low..high are good. `per_quality` and `per_halving` are the usual change of the value
-    with the quality and with each halving of the Lagrangian; they only make first guesses better."""
+    """Trials whose `value` lies in low..high are good. `per_level` and `per_halving` are the usual change of the value
+    with the level and with each halving of the Lagrangian; they only make first guesses better."""
 
     value: Callable[[Trial], float]
     low: float
     high: float
-    per_quality: float
+    per_level: float
     per_halving: float
 
     @property
@@ -187,43 +239,43 @@ class _Goal:
         return self.low <= self.value(trial) <= self.high
 
 
-def _search(code: _Coder, goal: _Goal) -> tuple[Trial | None, Trial | None]:
-    """The trials of neighbouring qualities below and above the goal; None where no quality lies on that side.
+def _search(code: _Coder, goal: _Goal, level: int = FIRST_LEVEL) -> tuple[Trial | None, Trial | None]:
+    """The trials of neighbouring levels below and above the goal; None where no level lies on that side.
 
-    When a trial met the goal it is given twice. All codings, the refined ones too, are in `code.trials`.
+    The search begins at `level`. When a trial met the goal it is given twice. All codings, the refined ones too, are in
+    `code.trials`.
     """
     below: Trial | None = None
     above: Trial | None = None
-    first, last = QUALITY_MIN, QUALITY_MAX
-    quality = FIRST_QUALITY
+    first, last = LEVEL_MIN, LEVEL_MAX
     while first <= last:
-        trial = code(quality)
+        trial = code(level)
         if goal.met_by(trial):
             return trial, trial
         if goal.value(trial) < goal.low:
-            below, first = trial, quality + 1
+            below, first = trial, level + 1
         else:
-            above, last = trial, quality - 1
-        quality = min(max(_next_quality(code, goal, below, above, first, last), first), last)
-    # Nothing is refined beyond the ends of the quality scale: what to do there is the caller's to decide.
+            above, last = trial, level - 1
+        level = min(max(_next_level(code, goal, below, above, first, last), first), last)
+    # Nothing is refined beyond the ends of the scale: what to do there is the caller's to decide.
     if below is not None and above is not None:
         _refine(code, goal, below)
     return below, above
 
 
-def _next_quality(code: _Coder, goal: _Goal, below: Trial | None, above: Trial | None, first: int, last: int) -> int:
+def _next_level(code: _Coder, goal: _Goal, below: Trial | None, above: Trial | None, first: int, last: int) -> int:
     if len(code.trials) >= _MAX_GUESSES:
         return (first + last) // 2
     if below is not None and above is not None:
         low, high = goal.value(below), goal.value(above)
-        return round(below.quality + (above.quality - below.quality) * (goal.aim - low) / (high - low))
+        return round(below.level + (above.level - below.level) * (goal.aim - low) / (high - low))
     known = below or above
-    steps = (goal.aim - goal.value(known)) / goal.per_quality
-    return round(known.quality + float(np.clip(steps, -QUALITY_MAX, QUALITY_MAX)))
+    steps = (goal.aim - goal.value(known)) / goal.per_level
+    return round(known.level + float(np.clip(steps, -LEVEL_MAX, LEVEL_MAX)))
 
 
 def _refine(code: _Coder, goal: _Goal, below: Trial) -> None:
-    """Codes the quality just below the goal with smaller Lagrangians until a trial meets the goal or none can."""
+    """Codes the level just below the goal with smaller Lagrangians until a trial meets the goal or none can."""
     near, near_value = 0.0, goal.value(below)
     far: float | None = None
     far_value = 0.0
@@ -231,7 +283,7 @@ def _refine(code: _Coder, goal: _Goal, below: Trial) -> None:
     halvings = (goal.aim - near_value) / slope
     for _ in range(_MAX_REFINEMENTS):
         halvings = min(max(halvings, 0.01), _MAX_HALVINGS)
-        trial = code(below.quality, halvings)
+        trial = code(below.level, halvings)
         value = goal.value(trial)
         if goal.met_by(trial):
             return

@@ -90,7 +90,7 @@ class Transforms:
     def __init__(self, model: CodecModel, engine: Engine) -> None:
         self.model, self.engine = model, engine
 
-    def analyse(self, rgb: np.ndarray, quality: int, *, side: int = COARSE_TILE_POSITIONS) -> np.ndarray:
+    def analyse(self, rgb: np.ndarray, level: int, *, side: int = COARSE_TILE_POSITIONS) -> np.ndarray:
         """Pixels `(H, W, 3)` uint8 → latent `(d, ceil(H/16), ceil(W/16))` float32 in quantisation steps."""
         height, width = -(-rgb.shape[0] // PATCH), -(-rgb.shape[1] // PATCH)
         halo = analysis_halo(self.model.config.analysis_blocks)
@@ -101,45 +101,45 @@ class Transforms:
             part = outer.scaled(PATCH).of(planes)
             missing = ((outer.bottom - outer.top) * PATCH - part.shape[1], (outer.right - outer.left) * PATCH - part.shape[2])
             pixels = np.pad(part, ((0, 0), (0, missing[0]), (0, missing[1])), mode="edge").astype(np.float32)
-            (coded,) = self.engine.run("analysis", pixels=pixels[None], quality=_level(quality))
+            (coded,) = self.engine.run("analysis", pixels=pixels[None], quality=_input(level))
             tile.of(latent)[...] = outer.margins(tile).cut_off(coded[0])
         return latent
 
     def synthesise(
-        self, latent: np.ndarray, size: tuple[int, int], quality: int, *, details: np.ndarray | None = None, wiener: Wiener | None = None, grey: bool = False,
+        self, latent: np.ndarray, size: tuple[int, int], level: int, *, details: np.ndarray | None = None, wiener: Wiener | None = None, grey: bool = False,
         side: int = TILE_POSITIONS,
     ) -> np.ndarray:  # fmt: skip
         """Quantised latent `(d, h, w)` int16 (1/16 steps) → pixels `(H, W, 3)` uint8 of `size` (H, W), with the picture's details
         and through its filter if it has them.
 
         With `grey` all planes are the mean of the three before rounding: 0.0-0.1 dB better than Rec. 601 weights (3
-        validation pictures, 3 qualities), since the errors of the planes are alike.
+        validation pictures, 3 levels), since the errors of the planes are alike.
         """
         rgb = np.empty((*size, 3), np.uint8)
         planes = rgb.transpose(2, 0, 1)
-        for tile, made in self.each_pixels(latent, quality, context=wiener is not None, details=details, side=side):
+        for tile, made in self.each_pixels(latent, level, context=wiener is not None, details=details, side=side):
             pixels = made.pixels if wiener is None else apply_filter(self.engine, wiener, made.pixels, made.context)
             target = tile.scaled(PATCH).of(planes)
             target[...] = to_bytes(pixels, grey)[:, : target.shape[1], : target.shape[2]]
         return rgb
 
     def each_pixels(
-        self, latent: np.ndarray, quality: int, *, context: bool, details: np.ndarray | None = None, side: int = TILE_POSITIONS
+        self, latent: np.ndarray, level: int, *, context: bool, details: np.ndarray | None = None, side: int = TILE_POSITIONS
     ) -> Iterator[tuple[Tile, TilePixels]]:
         """The tiles of a whole picture with their pixels, as of `tile_pixels`, band by band."""
         height, width = latent.shape[1:]
         for top, bottom in row_strips(height, width, max(BAND_POSITIONS, side * width)):
             with progress.part(top / height, bottom / height):
-                corrected = self.corrected(latent, Tile(top, bottom, 0, width), quality)
+                corrected = self.corrected(latent, Tile(top, bottom, 0, width), level)
                 for tile in each_tile(bottom - top, width, side):
                     tile = Tile(tile.top + top, tile.bottom + top, tile.left, tile.right)
-                    yield tile, self.tile_pixels(corrected, tile, latent.shape[1:], quality, context=context, details=details)
+                    yield tile, self.tile_pixels(corrected, tile, latent.shape[1:], level, context=context, details=details)
 
-    def pixels_of(self, latent: np.ndarray, tile: Tile, quality: int, *, context: bool, details: np.ndarray | None = None) -> TilePixels:
+    def pixels_of(self, latent: np.ndarray, tile: Tile, level: int, *, context: bool, details: np.ndarray | None = None) -> TilePixels:
         """The pixels of a single tile of positions."""
-        return self.tile_pixels(self.corrected(latent, tile, quality), tile, latent.shape[1:], quality, context=context, details=details)
+        return self.tile_pixels(self.corrected(latent, tile, level), tile, latent.shape[1:], level, context=context, details=details)
 
-    def corrected(self, latent: np.ndarray, area: Tile, quality: int) -> Corrected:
+    def corrected(self, latent: np.ndarray, area: Tile, level: int) -> Corrected:
         """The first stage of the synthesis of a quantised latent `(d, h, w)` int16, for the pixels of an area."""
         config, (_, height, width) = self.model.config, latent.shape
         area = area.widened(cells_needed(config.synthesis_blocks)[0], height, width)
@@ -150,35 +150,35 @@ class Transforms:
         for part in tiles(*found[0].shape[1:], COARSE_TILE_POSITIONS):
             tile = Tile(part.top + area.top, part.bottom + area.top, part.left + area.left, part.right + area.left)
             outer = tile.widened(config.synthesis_blocks[0], height, width)
-            made = self.engine.run("synthesis.corrected", latent=_steps(outer.of(latent))[None], quality=_level(quality))
+            made = self.engine.run("synthesis.corrected", latent=_steps(outer.of(latent))[None], quality=_input(level))
             for target, value in zip(found, made, strict=True):
                 part.of(target)[...] = outer.margins(tile).cut_off(value[0])
         return Corrected(area, *found)
 
     def tile_pixels(
-        self, corrected: Corrected, tile: Tile, grid: tuple[int, int], quality: int, *, context: bool, details: np.ndarray | None = None
+        self, corrected: Corrected, tile: Tile, grid: tuple[int, int], level: int, *, context: bool, details: np.ndarray | None = None
     ) -> TilePixels:
         """Pixels of a tile of positions of a grid (h, w); with `context` 4 pixels more on each side on which the picture goes on."""
-        return self.with_details(self._synthesised(corrected, tile, grid, quality, context), tile, quality, details)
+        return self.with_details(self._synthesised(corrected, tile, grid, level, context), tile, level, details)
 
-    def with_details(self, made: TilePixels, tile: Tile, quality: int, details: np.ndarray | None) -> TilePixels:
+    def with_details(self, made: TilePixels, tile: Tile, level: int, details: np.ndarray | None) -> TilePixels:
         """The pixels of a tile with details `(detail_channels, h, w)` int16 (1/16 steps) added, if there are any."""
         if details is None:
             return made
         # One position more where there is context, of which the outer pixels are cut off again.
         outer = Margins(*(int(side > 0) for side in made.context.sides))
         own = details[:, tile.top - outer.top : tile.bottom + outer.bottom, tile.left - outer.left : tile.right + outer.right]
-        added = outer.scaled(PATCH).less(made.context).cut_off(synthesise_details(self.model, own, quality))
+        added = outer.scaled(PATCH).less(made.context).cut_off(synthesise_details(self.model, own, level))
         return TilePixels(made.pixels + added, made.context)
 
-    def _synthesised(self, corrected: Corrected, tile: Tile, grid: tuple[int, int], quality: int, context: bool) -> TilePixels:
+    def _synthesised(self, corrected: Corrected, tile: Tile, grid: tuple[int, int], level: int, context: bool) -> TilePixels:
         """The stages after the first. What the next stage does not need of the context is cut off before it."""
-        config, level, run = self.model.config, _level(quality), self.engine.run
+        config, given, run = self.model.config, _input(level), self.engine.run
         at16, at8 = cells_needed(config.synthesis_blocks)
         outer = tile.widened(at16, *grid)
         margins, within = outer.margins(tile), corrected.area.margins(outer)
         sides = Margins(*(FILTER_CONTEXT * (margin > 0) * context for margin in margins.sides))
-        (linear,) = run("synthesis.linear", latent=within.cut_off(corrected.latent)[None], quality=level)
+        (linear,) = run("synthesis.linear", latent=within.cut_off(corrected.latent)[None], quality=given)
         if corrected.features is None:
             return TilePixels(margins.scaled(PATCH).less(sides).cut_off(linear[0]) + np.float32(128), sides)
         (features,) = run("synthesis.features8", features=within.cut_off(corrected.features)[None])
@@ -189,15 +189,15 @@ class Transforms:
         framed = Margins(*(max(0, side - _FRAME) for side in beyond.sides)).cut_off(linear)
         missing = [_FRAME * (side == 0) for side in beyond.sides]
         framed = np.pad(framed, ((0, 0), (0, 0), (missing[0], missing[1]), (missing[2], missing[3])))
-        (pixels,) = run("synthesis.finished", features=features, framed=framed, quality=level)
+        (pixels,) = run("synthesis.finished", features=features, framed=framed, quality=given)
         return TilePixels(kept.scaled(8).less(sides).cut_off(pixels[0]), sides)
 
-    def small(self, latent: np.ndarray, size: tuple[int, int], quality: int, shrink: int, *, grey: bool = False, side: int = 2 * TILE_POSITIONS) -> np.ndarray:
+    def small(self, latent: np.ndarray, size: tuple[int, int], level: int, shrink: int, *, grey: bool = False, side: int = 2 * TILE_POSITIONS) -> np.ndarray:
         """A quantised latent as a picture of 1/`shrink` of `size` (H, W), rounded up: pixels uint8, means of the linear synthesis.
 
         The corrections of the synthesis are mostly of what a small picture does not show. Those at 1/16 are made for 1/2, where
         they bring it 1.5 dB closer to the means of the whole picture (36 dB; 38, 43 and 46 dB for 1/4, 1/8 and 1/16 without;
-        one validation picture at quality 50).
+        one validation picture at level 50).
         """
         height, width = latent.shape[1:]
         rgb = np.empty((-(-size[0] // shrink), -(-size[1] // shrink), 3), np.uint8)
@@ -205,11 +205,11 @@ class Transforms:
         for tile in each_tile(height, width, side):
             outer = tile.widened(_LAPPED_HALO, height, width)
             if shrink == SHRINKS[0]:
-                found = self.corrected(latent, outer, quality)
+                found = self.corrected(latent, outer, level)
                 part = found.area.margins(outer).cut_off(found.latent)
             else:
                 part = _steps(outer.of(latent))
-            (pixels,) = self.engine.run(f"synthesis.small{shrink}", latent=part[None], quality=_level(quality))
+            (pixels,) = self.engine.run(f"synthesis.small{shrink}", latent=part[None], quality=_input(level))
             pixels = outer.margins(tile).scaled(factor).cut_off(pixels[0]) + np.float32(128)
             target = tile.scaled(factor).of(planes)
             target[...] = to_bytes(pixels, grey)[:, : target.shape[1], : target.shape[2]]
@@ -228,5 +228,5 @@ def _steps(latent: np.ndarray) -> np.ndarray:
     return latent.astype(np.float32) / np.float32(LATENT_ONE)
 
 
-def _level(quality: int) -> np.ndarray:
-    return np.array([quality], np.float32)
+def _input(level: int) -> np.ndarray:
+    return np.array([level], np.float32)

@@ -2,7 +2,7 @@
 
 Knows nothing of pictures, models or entropy coding: a payload segment is a string of bytes. Exact on every machine.
 
-    >>> container = Container(width=768, height=512, quality=50, fingerprint=bytes(8), segments=(b"abc", b""), code_checksum=7)
+    >>> container = Container(width=768, height=512, level=50, fingerprint=bytes(8), segments=(b"abc", b""), code_checksum=7)
     >>> unpack(pack(container)) == container
     True
 """
@@ -78,7 +78,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Container:
-    """All fields of one .looc file; `width` and `height` in pixels, `quality` 1..100.
+    """All fields of one .looc file; `width` and `height` in pixels, `level` 1..100.
 
     `fingerprint` (8 bytes) tells the model, `segments` (1..15 byte strings, empty ones allowed) are the payload, and
     `code_checksum` is the checksum of the index grid that the payload decodes to. A segment is None where a file that was
@@ -88,7 +88,7 @@ class Container:
 
     width: int
     height: int
-    quality: int
+    level: int
     fingerprint: bytes
     segments: tuple[bytes | None, ...]
     code_checksum: int
@@ -112,7 +112,7 @@ class Header:
     version: int
     width: int
     height: int
-    quality: int
+    level: int
     fingerprint: bytes
     segment_lengths_bytes: tuple[int, ...]
     code_checksum: int
@@ -140,7 +140,7 @@ def pack(container: Container) -> bytes:
         _version_and_segments(container),
         _varint(container.width),
         _varint(container.height),
-        bytes([flag | container.quality]),
+        bytes([flag | container.level]),
         container.fingerprint,
         *(_varint(len(segment)) for segment in container.segments),
         container.code_checksum.to_bytes(CHECKSUM_BYTES, "big"),
@@ -252,7 +252,7 @@ def _container(header: Header, chunk_starts: list[int], payload_start: int, view
     return Container(
         width=header.width,
         height=header.height,
-        quality=header.quality,
+        level=header.level,
         fingerprint=header.fingerprint,
         segments=tuple(segments),
         code_checksum=header.code_checksum,
@@ -297,7 +297,7 @@ def overhead_bytes(container: Container) -> int:
     )
     if container.chunks:
         chunk_bytes += len(_varint(len(container.chunks)))
-    # Everything of fixed length: magic, version, quality, fingerprint, code checksum, file checksum.
+    # Everything of fixed length: magic, version, level, fingerprint, code checksum, file checksum.
     fixed = len(MAGIC) + len(_version_and_segments(container)) + 1 + FINGERPRINT_BYTES + 2 * CHECKSUM_BYTES + bool(container.filter)
     sizes = (container.width, container.height, *map(len, container.segments))
     return fixed + sum(len(_varint(size)) for size in sizes)
@@ -360,10 +360,10 @@ def _parse(view: memoryview, max_pixels: int | None, *, refuse_unknown: bool) ->
             raise MalformedError(f"the .looc file is malformed: its flags {flags:02X} (byte 4) say nothing; get a fresh copy")
     width, height = cursor.number("width"), cursor.number("height")
     _check_size(width, height, max_pixels)
-    quality_byte = cursor.take(1, "quality")[0]
-    quality = quality_byte & ~_HAS_CHUNKS
-    if not 1 <= quality <= 100:
-        raise MalformedError(f"the .looc file is malformed: its quality {quality} is not in 1..100; get a fresh copy")
+    level_byte = cursor.take(1, "level")[0]
+    level = level_byte & ~_HAS_CHUNKS
+    if not 1 <= level <= 100:
+        raise MalformedError(f"the .looc file is malformed: its level {level} is not in 1..100; get a fresh copy")
     fingerprint = bytes(cursor.take(FINGERPRINT_BYTES, "model fingerprint"))
     lengths = tuple(cursor.number("segment length") for _ in range(segment_count))
     code_checksum = int.from_bytes(cursor.take(CHECKSUM_BYTES, "code checksum"), "big")
@@ -375,7 +375,7 @@ def _parse(view: memoryview, max_pixels: int | None, *, refuse_unknown: bool) ->
         filter_data = bytes(cursor.take(length, "filter"))
     chunks: list[ChunkInfo] = []
     starts: list[int] = []
-    if quality_byte & _HAS_CHUNKS:
+    if level_byte & _HAS_CHUNKS:
         chunk_count = cursor.number("chunk count")
         if not 1 <= chunk_count <= MAX_CHUNKS:
             raise MalformedError(
@@ -396,7 +396,7 @@ def _parse(view: memoryview, max_pixels: int | None, *, refuse_unknown: bool) ->
         version=version,
         width=width,
         height=height,
-        quality=quality,
+        level=level,
         fingerprint=fingerprint,
         segment_lengths_bytes=lengths,
         code_checksum=code_checksum,
@@ -460,8 +460,8 @@ def _check_size(width: int, height: int, max_pixels: int | None) -> None:
 
 def _check_packable(container: Container) -> None:
     _check_size(container.width, container.height, None)
-    if not 1 <= container.quality <= 100:
-        raise FormatError(f"cannot write a .looc file of quality {container.quality}; use 1..100")
+    if not 1 <= container.level <= 100:
+        raise FormatError(f"cannot write a .looc file of level {container.level}; use 1..100")
     if len(container.fingerprint) != FINGERPRINT_BYTES:
         raise FormatError(f"cannot write a model fingerprint of {len(container.fingerprint)} bytes; it has {FINGERPRINT_BYTES}")
     if None in container.segments:

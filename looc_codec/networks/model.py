@@ -11,6 +11,7 @@ from looc_codec.format.integers import Core
 from looc_codec.networks.details import Details
 from looc_codec.networks.prior import Prior
 from looc_codec.networks.transforms import Analysis, Synthesis
+from looc_codec.quality import PLAIN
 from looc_codec.quantizers.codebook import SharedCodebook
 
 
@@ -29,6 +30,8 @@ class LoocModel(nn.Module):
         self.prior = Prior(config)
         self.codebook = SharedCodebook(config)
         self.details = Details(config) if config.detail_channels else None
+        # Of the model that this one goes on from, where it still holds; training does not measure it.
+        self.quality_scale = PLAIN
 
     @classmethod
     def of(cls, model: CodecModel) -> LoocModel:
@@ -39,6 +42,7 @@ class LoocModel(nn.Module):
             for name in transform_names(trainable):
                 parameters[name].copy_(torch.from_numpy(model.tensor(name).copy()))
         trainable.take(dict(model.core))
+        trainable.quality_scale = model.quality_scale
         return trainable
 
     def take(self, core: Core) -> None:

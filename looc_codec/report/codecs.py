@@ -28,7 +28,8 @@ class CodecError(LoocError):
 
 
 class Codec(Protocol):
-    """What a report needs of a codec. Pixels are `(H, W, 3)` uint8; quality is the codec's own scale."""
+    """What a report needs of a codec. Pixels are `(H, W, 3)` uint8; quality is the codec's own scale, with looc the
+    model's level."""
 
     def encode(self, rgb: np.ndarray, quality: int) -> bytes: ...
 
@@ -54,9 +55,9 @@ class CodecInfo:
 CODECS = {
     info.name: info
     for info in (
-        CodecInfo("looc", "looc", "on the CPU, one thread", (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100), 1, 100),
+        CodecInfo("looc", "looc", "levels, on the CPU, one thread", (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100), 1, 100),
         *(
-            CodecInfo(f"looc-effort{effort}", f"looc, effort {effort}", f"--effort {effort}, on the CPU, one thread", (1, 10, 25, 40, 60, 80, 100), 1, 100)
+            CodecInfo(f"looc-effort{effort}", f"looc, effort {effort}", f"levels, --effort {effort}, on the CPU, one thread", (1, 10, 25, 40, 60, 80, 100), 1, 100)
             for effort in (1, 2, 3)
         ),
         CodecInfo(
@@ -99,7 +100,7 @@ class LoocCodec:
         self.decode(self.encode(np.zeros((32, 32, 3), np.uint8), 50))
 
     def encode(self, rgb: np.ndarray, quality: int) -> bytes:
-        return self._api.compress(rgb, quality=quality, model=self._model, effort=self._effort)
+        return self._api.compress(rgb, level=quality, model=self._model, effort=self._effort)
 
     def decode(self, data: bytes) -> np.ndarray:
         return np.asarray(self._api.decompress(data, model=self._model).convert("RGB"))
@@ -163,11 +164,12 @@ def missing_reason(name: str) -> str | None:
 def identity_of(name: str, model: str) -> str:
     """Versions that decide the bytes of a codec: points measured under another identity are measured again."""
     if name.startswith("looc"):
-        from looc_codec.registry import find_model
+        from looc_codec.registry import find_model, tensor_bytes
 
         entry = find_model(model)
-        # The whole file, not the fingerprint: a better synthesis changes the picture and keeps the fingerprint.
-        weights = hashlib.sha256(Path(entry.path).read_bytes()).hexdigest()[:16]
+        # All tensors, not the fingerprint: a better synthesis changes the picture and keeps the fingerprint. Not the
+        # header, whose description and quality table decide no byte of a level.
+        weights = hashlib.sha256(tensor_bytes(entry.path)).hexdigest()[:16]
         return f"looc {looc_codec.__version__}, code {_looc_code_digest()}, {entry.name} version {entry.version}, weights {weights}"
     if name == "jpeg":
         turbo = features.version_feature("libjpeg_turbo")
@@ -216,18 +218,18 @@ def parse_codecs(text: str) -> list[str]:
     return names
 
 
-def only_qualities(name: str, model: str) -> tuple[int, ...]:
+def only_levels(name: str, model: str) -> tuple[int, ...]:
     """The qualities that a codec has where these are not its whole scale: one for looc with a model of the paper's kind."""
     if not name.startswith("looc"):
         return ()
     from looc_codec import api
 
-    return api.load_model(model).only_qualities
+    return api.load_model(model).only_levels
 
 
 def qualities_with(model: str, qualities: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
     """The qualities of every codec that can be measured with a model: the model's own where it has but some, and no efforts then."""
-    only = only_qualities("looc", model) if any(name.startswith("looc") for name in qualities) else ()
+    only = only_levels("looc", model) if any(name.startswith("looc") for name in qualities) else ()
     if not only:
         return dict(qualities)
     return {name: only if name == "looc" else values for name, values in qualities.items() if effort_of(name) == 0}

@@ -6,7 +6,6 @@ A metric whose library or weights are not here is an empty cell with the reason,
 from __future__ import annotations
 
 import functools
-import io
 import math
 import re
 import shutil
@@ -63,18 +62,6 @@ def _ms_ssim_db(first: np.ndarray, second: np.ndarray) -> float:
     if math.isinf(value):
         raise ValueError("the decoded picture is equal to the original")
     return value
-
-
-def _ssimulacra2(first: np.ndarray, second: np.ndarray) -> float:
-    if min(first.shape[:2]) < 8:
-        raise ValueError("SSIMULACRA 2 needs both sides of 8 pixels or more")
-    from ssimulacra2 import compute_ssimulacra2
-
-    files = [io.BytesIO(), io.BytesIO()]
-    for file, picture in zip(files, (first, second), strict=True):
-        # BMP: lossless and without the time of a compressor.
-        Image.fromarray(picture).save(file, "BMP")
-    return float(compute_ssimulacra2(*files))
 
 
 def _butteraugli(first: np.ndarray, second: np.ndarray) -> float:
@@ -160,7 +147,7 @@ METRICS = {
             _package("pytorch_msssim", "pytorch-msssim"), _version("pytorch-msssim"),
         ),
         Metric(
-            "ssimulacra2", "ssimulacra2", "SSIMULACRA 2", "", 1, True, _ssimulacra2,
+            "ssimulacra2", "ssimulacra2", "SSIMULACRA 2", "", 1, True, metrics.ssimulacra2,
             _package("ssimulacra2", "ssimulacra2"), _version("ssimulacra2"),
         ),
         Metric(

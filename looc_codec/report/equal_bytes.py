@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from looc_codec import metrics
-from looc_codec.report.codecs import CODECS, effort_of, only_qualities, open_codec
+from looc_codec.report.codecs import CODECS, effort_of, only_levels, open_codec
 from looc_codec.report.summary import Summary, picture_gains, strongest_peer
 
 DEFAULT_BPP = 0.3
@@ -50,7 +50,7 @@ class _Sizes:
 
     def __init__(self, name: str, model: str, rgb: np.ndarray) -> None:
         self.info, self.codec, self.rgb = CODECS[name], open_codec(name, model), rgb
-        self.scale = only_qualities(name, model) or range(self.info.lowest, self.info.highest + 1)
+        self.scale = only_levels(name, model) or range(self.info.lowest, self.info.highest + 1)
         self._files: dict[int, bytes] = {}
 
     def file(self, quality: int) -> bytes:

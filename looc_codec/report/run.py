@@ -12,6 +12,7 @@ from pathlib import Path
 import looc_codec
 from looc_codec import files
 from looc_codec.errors import ImageError, LoocError
+from looc_codec.registry import DEFAULT_MODEL
 from looc_codec.report import codecs, equal_bytes, front, measure, page, plots, published, summary
 from looc_codec.report.distortion import METRICS
 from looc_codec.report.results import Results, read_results, write_csv, write_json
@@ -29,7 +30,7 @@ class ReportRequest:
     out: Path
     qualities: dict[str, list[int]]
     metrics: tuple[str, ...]
-    model: str = "photo"
+    model: str = DEFAULT_MODEL
     against: str | None = None
     jobs: int = 1
     limit: int | None = None

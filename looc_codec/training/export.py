@@ -60,7 +60,7 @@ def export(model: LoocModel, description: str = "", *, keep: Core | None = None)
         raise ModelError("the model has weights that are not finite numbers")
     stored = stored_transforms(parameters)
     graphs = exported_graphs(model.config)
-    return CodecModel(model.config, core, stored.tensors, stored.shapes, graphs, description)
+    return CodecModel(model.config, core, stored.tensors, stored.shapes, graphs, description, model.quality_scale)
 
 
 def _require_untouched(model: LoocModel, keep: Core) -> None:

@@ -409,6 +409,7 @@ class Trainer:
         meta = {
             "config": self.model.config.to_dict(), "options": asdict(self.options), "step_count": self.step_count,
             "seconds_used": self.seconds_used, "pictures_seen": self.pictures_seen, "first_step": self.first_step, "optimizer_since": self.optimizer_since,
+            "quality": self.model.quality_scale.to_json(),
         }
         extra = self.codes.state() if self.options.stage == "codes" else {}
         if self.only_synthesis and self.kept is not None:

@@ -18,6 +18,7 @@ from looc_codec.datasets import training_pictures
 from looc_codec.errors import ImageError, ModelError
 from looc_codec.format.integers import Core
 from looc_codec.networks.model import LoocModel
+from looc_codec.quality import PLAIN, QualityScale
 from looc_codec.quantizers.codebook import SharedCodebook
 from looc_codec.training.checkpoint import load_checkpoint, read_meta
 from looc_codec.training.codes import CodeFitter, untrellised
@@ -76,10 +77,20 @@ def starting_model(request: RunRequest, store: PictureStore) -> LoocModel:
         model = LoocModel(LoocConfig.from_dict(request.config), measured_channel_order(store)).to(request.device)
         start_scales_from_data(model, store)
     else:
-        model = model_of(request.init)
-        model = grown(model, LoocConfig.from_dict(model.config.to_dict() | request.config), store)
+        start = model_of(request.init)
+        model = grown(start, LoocConfig.from_dict(start.config.to_dict() | request.config), store)
+        _carry_quality_scale(start, model, request.options.metric)
     model.config = dataclasses.replace(model.config, metric=request.options.metric)
     return model
+
+
+def _carry_quality_scale(start: LoocModel, model: LoocModel, metric: str) -> None:
+    """Gives a model the table of the one that it goes on from. It holds about as long as a level has the same step and
+    what is trained for is the same; otherwise a quality is a level until tools/quality_table.py has measured the
+    model."""
+    before, after = start.config, model.config
+    steps = [(config.step_coarsest, config.step_finest) for config in (before, after)]
+    model.quality_scale = start.quality_scale if steps[0] == steps[1] and before.metric == metric else PLAIN
 
 
 def model_of(path: Path) -> LoocModel:
@@ -89,6 +100,7 @@ def model_of(path: Path) -> LoocModel:
     except ModelError:
         return LoocModel.of(read_model(path))
     model = LoocModel(LoocConfig.from_dict(meta["config"]))
+    model.quality_scale = QualityScale.from_json(meta.get("quality"))
     ema, _ = load_checkpoint(path, model, None, {})
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -186,6 +198,8 @@ def train_stage(request: RunRequest, report: Report, processes: Processes) -> bo
     if request.options.stage == "details":
         return train_details(request, store, report)
     model = LoocModel(LoocConfig.from_dict(meta["config"])) if meta is not None else starting_model(request, store)
+    if meta is not None:
+        model.quality_scale = QualityScale.from_json(meta.get("quality"))
     model.to(request.device)
     codes = None
     kept: Core | None = None
@@ -223,6 +237,7 @@ def train_details(request: RunRequest, store: PictureStore, report: Report) -> b
         raise ModelError("stage details goes on from a weights file, on the CPU; give one with --init")
     start = model_of(request.init)
     model = grown(start, LoocConfig.from_dict(start.config.to_dict() | request.config))
+    _carry_quality_scale(start, model, model.config.metric)
     kept = with_details(model, core_in(request.init), store, report, request.options.steps)
     exported = export_weights(model, request.out / WEIGHTS, request.description, kept)
     report("done", {"weights": str(request.out / WEIGHTS), "fingerprint": exported.fingerprint.hex(), "bits_per_unit": float("nan")})
