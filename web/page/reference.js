@@ -17,7 +17,7 @@ const STRIP_ROWS = 512;
  */
 export async function psnrDb(file, picture) {
   const bytes = new Uint8Array(await file.arrayBuffer());
-  const raw = equal(await profileOf(bytes).catch(() => null), picture.icc);
+  const raw = equal(await profileOf(bytes).catch(() => undefined), picture.icc);
   const bitmaps = raw
     ? await Promise.all([createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "default" }), rawBitmapOf(picture)])
     : await Promise.all([createImageBitmap(file), bitmapOf(picture)]);
@@ -26,13 +26,13 @@ export async function psnrDb(file, picture) {
   return mean === 0 ? Infinity : 10 * Math.log10(255 ** 2 / mean);
 }
 
-/** The ICC profile of a picture file of a common kind, or null. */
+/** The ICC profile of a picture file, null for none, undefined for a file of another kind. */
 async function profileOf(bytes) {
   const letters = (from, to) => String.fromCharCode(...bytes.subarray(from, to));
   if (letters(1, 4) === "PNG") return pngProfile(bytes);
   if (bytes[0] === 0xff && bytes[1] === 0xd8) return jpegProfile(bytes);
   if (letters(8, 12) === "WEBP") return webpProfile(bytes);
-  return null;
+  return undefined;
 }
 
 function meanSquaredError(first, second) {
@@ -60,6 +60,6 @@ function meanSquaredError(first, second) {
 }
 
 function equal(first, second) {
-  if (!first || !second) return !first && !second;
+  if (!first || !second) return first === null && !second;
   return first.length === second.length && first.every((byte, index) => byte === second[index]);
 }
