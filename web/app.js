@@ -20,7 +20,8 @@ const viewer = new Viewer($("viewer"));
 const strip = new Strip($("strip"), documents);
 
 let shown = null; // {document, stage: "coarse" or "whole", bitmap}
-let reference = null; // {document, name, bitmap}
+let reference = null; // {document, bitmap}
+let informationWanted = false;
 
 /** For scripts and tests: the pixels of a .looc file, {width, height, data} with RGBA. */
 window.loocDecode = async (buffer) => {
@@ -49,22 +50,20 @@ function update() {
   $("name").textContent = name;
   $("name").title = name;
   $("empty").hidden = true;
+  document.body.classList.add("open");
   $("strip").hidden = documents.list.length < 2;
   $("compare").disabled = $("save").disabled = !picture;
   $("info").disabled = !header;
-  $("progress").hidden = state !== "decoding";
-  if (state === "decoding") {
-    const percent = Math.round(100 * progress.fraction);
-    $("progress-bar").value = progress.fraction;
-    $("progress-words").textContent = progress.stage ? `${progress.stage}, ${percent} %` : "reading";
-  }
-  $("problem").hidden = !(state === "failed" || (state === "cancelled" && !coarse));
-  $("problem-name").textContent = name;
-  $("problem-words").textContent = state === "failed" ? capital(error) : "Cancelled.";
+  $("progress").hidden = state !== "decoding" && state !== "cancelled";
+  $("progress-bar").hidden = $("cancel").hidden = state === "cancelled";
   $("again").hidden = state !== "cancelled";
-  if (state === "failed" && shown?.told !== selected) {
-    say(`${name}: ${error}`);
-  }
+  $("progress-bar").value = progress.fraction;
+  const percent = Math.round(100 * progress.fraction);
+  $("progress-words").textContent = state === "cancelled" ? "Cancelled" : progress.stage ? `${progress.stage}, ${percent} %` : "reading";
+  $("problem").hidden = state !== "failed";
+  $("problem-name").textContent = name;
+  $("problem-words").textContent = capital(error ?? "");
+  if (state === "failed") say(`${name}: ${error}`);
   showInformation(header);
   showPicture(selected);
 }
@@ -102,22 +101,21 @@ async function showPicture(selected) {
 function showView() {
   const percent = 100 * viewer.zoom;
   $("zoom-value").textContent = `${percent < 10 ? percent.toFixed(1) : Math.round(percent)} %`;
-  $("fit").disabled = false;
   for (const button of document.querySelectorAll("[data-mode]")) button.setAttribute("aria-pressed", button.dataset.mode === viewer.mode);
   $("gain-label").hidden = viewer.mode !== "difference";
 }
 
 function showInformation(header) {
-  if (!header) $("information").hidden = true;
+  $("information").hidden = !header || !informationWanted;
   $("info").setAttribute("aria-expanded", !$("information").hidden);
-  if (!header || $("information").hidden) return;
+  if ($("information").hidden) return;
   $("information").firstElementChild.replaceChildren(...informationRows(header, models).flatMap(([label, text]) => [
     Object.assign(document.createElement("dt"), { textContent: label }), Object.assign(document.createElement("dd"), { textContent: text }),
   ]));
 }
 
 function toggleInformation() {
-  $("information").hidden = !$("information").hidden;
+  informationWanted = !informationWanted;
   showInformation(documents.selected.header);
 }
 
@@ -254,7 +252,7 @@ function say(text) {
 }
 
 function notice(text) {
-  $("notice").firstElementChild.textContent = capital(text);
+  $("notice").firstElementChild.textContent = text;
   $("notice").hidden = false;
 }
 
@@ -324,7 +322,7 @@ function escape() {
     toggleSaveMenu(false);
     $("save").focus();
   } else if (!$("notice").hidden) $("notice").hidden = true;
-  else if (!documents.cancel() && !endComparison() && !$("information").hidden) toggleInformation();
+  else if (!documents.cancel() && !endComparison() && informationWanted) toggleInformation();
 }
 
 const stage = $("stage");

@@ -30,7 +30,7 @@ const STYLE = `
 .looc-viewer-divider::after { content: ""; position: absolute; left: 6px; top: 50%; width: 32px; height: 32px; margin-top: -16px; border-radius: 50%;
   background: linear-gradient(#333 0 0) 13px 11px / 1.5px 10px no-repeat, linear-gradient(#333 0 0) 17.5px 11px / 1.5px 10px no-repeat, #fff; box-shadow: 0 1px 4px #0008; }
 .looc-viewer-divider:focus-visible::after { box-shadow: 0 0 0 3px var(--accent, Highlight), 0 1px 4px #0008; }
-.looc-viewer-label { position: absolute; top: 8px; max-width: calc(50% - 16px); padding: 2px 8px; border-radius: 4px; background: #000a; color: #fff;
+.looc-viewer-label { position: absolute; padding: 2px 8px; border-radius: 4px; background: #000a; color: #fff;
   font: 12px/1.5 system-ui, sans-serif; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; pointer-events: none; }
 .looc-viewer [hidden] { display: none; }
 `;
@@ -73,8 +73,6 @@ export class Viewer extends EventTarget {
     }
     this.#leftLabel = element("div", { className: "looc-viewer-label", hidden: true });
     this.#rightLabel = element("div", { className: "looc-viewer-label", hidden: true });
-    this.#leftLabel.style.left = "8px";
-    this.#rightLabel.style.right = "8px";
     host.append(this.#canvas, this.#divider, this.#leftLabel, this.#rightLabel);
     this.#listen();
   }
@@ -379,7 +377,7 @@ export class Viewer extends EventTarget {
       } else {
         this.#drawPart(this.#otherShown ? this.#other : this.#picture, seen, best);
       }
-      this.#placeDivider(mode, seen, middle);
+      this.#placeMarks(mode, seen, middle);
     }
     this.#describe();
   }
@@ -432,12 +430,15 @@ export class Viewer extends EventTarget {
     return this.#difference.canvas;
   }
 
-  #placeDivider(mode, seen, middle) {
+  #placeMarks(mode, seen, middle) {
     const scale = this.#scale();
     this.#divider.hidden = mode !== "divider";
     Object.assign(this.#divider.style, {
       left: `${middle / scale}px`, top: `${seen.top / scale}px`, height: `${(seen.bottom - seen.top) / scale}px`,
     });
+    const top = `${seen.top / scale + 8}px`;
+    Object.assign(this.#leftLabel.style, { left: `${seen.left / scale + 8}px`, top, maxWidth: `${(seen.right - seen.left) / scale / 2 - 16}px` });
+    Object.assign(this.#rightLabel.style, { right: `${(this.#canvas.width - seen.right) / scale + 8}px`, top, maxWidth: this.#leftLabel.style.maxWidth });
     this.#divider.setAttribute("aria-valuenow", Math.round(100 * this.#split));
     this.#canvas.style.touchAction = this.#inPage && this.#fitted ? "pan-y" : "none";
   }

@@ -19,7 +19,7 @@ export async function psnrDb(file, picture) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   const raw = equal(await profileOf(bytes).catch(() => undefined), picture.icc);
   const bitmaps = raw
-    ? await Promise.all([createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "default" }), rawBitmapOf(picture)])
+    ? await Promise.all([createImageBitmap(file, { colorSpaceConversion: "none" }), rawBitmapOf(picture)])
     : await Promise.all([createImageBitmap(file), bitmapOf(picture)]);
   const mean = meanSquaredError(...bitmaps);
   for (const bitmap of bitmaps) bitmap.close();

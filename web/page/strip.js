@@ -40,6 +40,9 @@ export class Strip {
 
   #mark() {
     for (const [one, button] of this.#items) button.setAttribute("aria-current", one === this.#documents.selected);
-    this.#items.get(this.#documents.selected)?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    const current = this.#items.get(this.#documents.selected);
+    current?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    // Keys may have chosen another file while one of the strip had the focus.
+    if (this.#list.contains(document.activeElement)) current?.focus();
   }
 }
