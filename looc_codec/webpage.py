@@ -83,6 +83,13 @@ def page_files() -> dict[str, PageFile]:
     return files
 
 
+def content_security_policy() -> str:
+    """What the page allows itself, as its index.html says; a server that sends it as a header holds workers to it, too."""
+    match = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page_files()["index.html"].read().decode())
+    assert match is not None, "index.html has no policy"
+    return match[1]
+
+
 def model_address(entry: ModelEntry) -> str:
     """Where the page has a model's weights."""
     return f"models/{entry.name}-{entry.fingerprint.hex()}.safetensors"

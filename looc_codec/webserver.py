@@ -24,13 +24,12 @@ from urllib.parse import quote, unquote, urlsplit
 
 from looc_codec.errors import OutputError
 from looc_codec.registry import ModelEntry
-from looc_codec.webpage import ISOLATION, MODEL_LIST, TYPES, model_address, model_list, page_files
+from looc_codec.webpage import ISOLATION, MODEL_LIST, TYPES, content_security_policy, model_address, model_list, page_files
 
 ADDRESS = "127.0.0.1"
 _HOST_NAMES = (ADDRESS, "localhost")
 _HEADERS = ISOLATION | {
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Content-Security-Policy": "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     # The next run has another port, where a browser would find nothing that it kept.
@@ -76,6 +75,7 @@ class PageServer(ThreadingHTTPServer):
         except OSError as error:
             raise OutputError(f"port {port} cannot be used: {error.strerror or error}; leave --port away for a free one") from None
         self.hosts = {f"{name}:{self.server_port}" for name in _HOST_NAMES}
+        self.policy = f"{content_security_policy()}; frame-ancestors 'none'"
         self._resources = _resources_of_page(models)
         self.url = f"http://{ADDRESS}:{self.server_port}/"
         if files:
@@ -153,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _begin(self, status: HTTPStatus, media_type: str, length: int, *, compressed: bool = False) -> None:
         self.send_response(status)
-        headers = _HEADERS | {"Content-Type": media_type, "Content-Length": str(length)}
+        headers = _HEADERS | {"Content-Security-Policy": self.server.policy} | {"Content-Type": media_type, "Content-Length": str(length)}
         for name, value in (headers | ({"Content-Encoding": "gzip"} if compressed else {})).items():
             self.send_header(name, value)
         self.end_headers()

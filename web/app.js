@@ -11,6 +11,7 @@ import { Viewer } from "./viewer.js";
 
 const base = new URL("./", import.meta.url);
 const $ = (id) => document.getElementById(id);
+const STAGES = { weights: "getting the model", codes: "reading codes", pixels: "drawing" };
 const PICTURE = /\.(avif|bmp|gif|jfif|jpe?g|png|webp)$/i;
 
 const models = await fetch(new URL("models.json", base)).then((answer) => (answer.ok ? answer.json() : []), () => []);
@@ -19,7 +20,7 @@ const documents = new Documents(decoder);
 const viewer = new Viewer($("viewer"));
 const strip = new Strip($("strip"), documents);
 
-let shown = null; // {document, stage: "coarse" or "whole", bitmap}
+let shown = null; // {document, data, bitmap}
 let reference = null; // {document, bitmap}
 let informationWanted = false;
 
@@ -59,7 +60,7 @@ function update() {
   $("again").hidden = state !== "cancelled";
   $("progress-bar").value = progress.fraction;
   const percent = Math.round(100 * progress.fraction);
-  $("progress-words").textContent = state === "cancelled" ? "Cancelled" : progress.stage ? `${progress.stage}, ${percent} %` : "reading";
+  $("progress-words").textContent = state === "cancelled" ? "Cancelled" : `${STAGES[progress.stage] ?? "reading"}, ${percent} %`;
   $("problem").hidden = state !== "failed";
   $("problem-name").textContent = name;
   $("problem-words").textContent = capital(error ?? "");
@@ -71,9 +72,9 @@ function update() {
 async function showPicture(selected) {
   const { picture, coarse, header, name } = selected;
   const stage = picture ? "whole" : coarse ? "coarse" : "none";
-  if (shown?.document === selected && shown.stage === stage) return;
+  if (shown?.document === selected && shown.data === (picture ?? coarse)?.data) return;
   const before = shown;
-  const next = { document: selected, stage, bitmap: null };
+  const next = { document: selected, data: (picture ?? coarse)?.data, bitmap: null };
   shown = next;
   if (stage === "none") {
     viewer.show(null);

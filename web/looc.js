@@ -20,9 +20,9 @@ const NEAR = "300px"; // what is so far from the window is decoded
 const MAX_CANVAS_PIXELS = 2 ** 24; // the smallest limit of common browsers; larger pictures are shown smaller
 
 const STYLE = `
-:host { display: inline-block; max-width: 100%; overflow: hidden; vertical-align: bottom; }
+:host { display: inline-block; position: relative; max-width: 100%; overflow: hidden; vertical-align: bottom; }
 :host([hidden]) { display: none; }
-canvas { display: block; width: 100%; height: 100%; object-fit: contain; }
+canvas { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: contain; }
 [hidden] { display: none; }
 `;
 const style = new CSSStyleSheet();
@@ -39,6 +39,7 @@ class LoocImage extends HTMLElement {
   #near = false;
   #state = "empty"; // "empty", "measuring", "waiting", "decoding", "loaded" or "failed"
   #bytes = null;
+  #turn = 0; // of the pictures that are drawn one after another
 
   constructor() {
     super();
@@ -46,9 +47,9 @@ class LoocImage extends HTMLElement {
     root.adoptedStyleSheets = [style, this.#size];
     this.#canvas.part = "picture";
     this.#canvas.setAttribute("role", "img");
-    this.#canvas.hidden = true;
     this.#failure.name = "error";
     this.#failure.hidden = true;
+    this.#canvas.width = this.#canvas.height = 1;
     root.append(this.#canvas, this.#failure);
   }
 
@@ -103,7 +104,9 @@ class LoocImage extends HTMLElement {
     queue.delete(this);
     this.#task = this.#natural = this.#bytes = null;
     this.#state = "empty";
-    this.#canvas.hidden = this.#failure.hidden = true;
+    this.#canvas.hidden = false;
+    this.#canvas.width = this.#canvas.height = 1;
+    this.#failure.hidden = true;
     this.#layOut();
   }
 
@@ -148,21 +151,22 @@ class LoocImage extends HTMLElement {
   }
 
   async #draw(pixels, stage, signal) {
+    const turn = ++this.#turn;
     const shrink = Math.min(1, Math.sqrt(MAX_CANVAS_PIXELS / (pixels.width * pixels.height)));
     const size = shrink < 1 ? { resizeWidth: Math.floor(pixels.width * shrink), resizeHeight: Math.floor(pixels.height * shrink), resizeQuality: "high" } : {};
     const bitmap = await bitmapOf(pixels, size);
-    // The coarse one may be ready last.
-    if (signal.aborted || (stage === "coarse" && this.#state === "loaded")) return bitmap.close();
+    // A coarser one may be ready later.
+    if (signal.aborted || turn !== this.#turn) return bitmap.close();
     this.#canvas.width = bitmap.width;
     this.#canvas.height = bitmap.height;
     this.#canvas.getContext("bitmaprenderer").transferFromImageBitmap(bitmap);
     this.#canvas.dataset.stage = stage;
-    this.#canvas.hidden = false;
   }
 
   #fail(error) {
     if (error.name === "AbortError") return;
     this.#state = "failed";
+    this.#canvas.hidden = true;
     this.#failure.hidden = false;
     this.#layOut();
     const message = error instanceof LoocError ? error.message : `the picture could not be shown (${error.message})`;
@@ -172,7 +176,7 @@ class LoocImage extends HTMLElement {
   #layOut() {
     this.#canvas.setAttribute("aria-label", this.alt);
     this.#failure.textContent = this.alt;
-    const { width, height } = this.#natural ?? {};
+    const { width, height } = (this.#state !== "failed" && this.#natural) || {};
     const [across, down] = [this.#given("width"), this.#given("height")];
     const rules = [];
     if (across && down) rules.push(`width: ${across}px`, `aspect-ratio: ${across} / ${down}`);

@@ -95,6 +95,7 @@ export class Documents extends EventTarget {
         if (document.state === "decoding") document.state = "waiting";
       } else {
         document.state = "failed";
+        document.coarse = document.thumbnail = null;
         document.error = sentence(error);
       }
     }

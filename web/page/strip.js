@@ -22,14 +22,16 @@ export class Strip {
     const failed = one.state === "failed";
     button.classList.toggle("failed", failed);
     button.setAttribute("aria-label", failed ? `${one.name}, cannot be shown` : one.name);
-    const [face] = button.children;
-    if (one.thumbnail && face !== one.thumbnail) button.replaceChildren(one.thumbnail);
-    else if (!one.thumbnail) face.textContent = failed ? `${one.name} ✕` : one.name;
+    let [face] = button.children;
+    if (face !== one.thumbnail && (one.thumbnail || !face?.matches(".letters"))) {
+      face = one.thumbnail ?? Object.assign(document.createElement("span"), { className: "letters" });
+      button.replaceChildren(face);
+    }
+    if (!one.thumbnail) face.textContent = failed ? `${one.name} ✕` : one.name;
   }
 
   #add(one) {
     const button = Object.assign(document.createElement("button"), { type: "button", title: one.name });
-    button.append(Object.assign(document.createElement("span"), { className: "letters" }));
     button.addEventListener("click", () => this.#documents.select(one));
     const item = document.createElement("li");
     item.append(button);
