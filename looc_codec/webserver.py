@@ -24,7 +24,15 @@ from urllib.parse import quote, unquote, urlsplit
 
 from looc_codec.errors import OutputError
 from looc_codec.registry import ModelEntry
-from looc_codec.webpage import ISOLATION, MODEL_LIST, TYPES, content_security_policy, model_address, model_list, page_files
+from looc_codec.webpage import (
+    ISOLATION,
+    MODEL_LIST,
+    TYPES,
+    content_security_policy,
+    model_address,
+    model_list,
+    page_files,
+)
 
 ADDRESS = "127.0.0.1"
 _HOST_NAMES = (ADDRESS, "localhost")
@@ -130,6 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(HTTPStatus.NOT_FOUND, "there is nothing at this address")
         if resource.data is not None:
             return self._send(resource.type, resource.data)
+        assert resource.path is not None, "a resource has data or a path"
         try:
             with open(resource.path, "rb") as file:
                 if resource.compressed and "gzip" not in self.headers.get("Accept-Encoding", ""):

@@ -14,7 +14,7 @@ from looc_codec.cli.help import Example
 from looc_codec.cli.options import whole
 from looc_codec.cli.printing import note, say
 from looc_codec.cli.streams import STANDARD_STREAM, read_looc_bytes
-from looc_codec.errors import ImageError, LoocError
+from looc_codec.errors import ImageError
 
 if TYPE_CHECKING:
     from looc_codec.webserver import OpenFile
@@ -46,12 +46,12 @@ def view(
     # A file that can be read and is no good is shown with the sentence that says so.
     files = [_opened(name) for name in inputs or ()]
     with PageServer(files, installed_models(), port or 0) as server:
-        say(server.url)
-        note("the page is there until Ctrl-C, and only for this machine")
-        if browser:
-            # Some browsers come back only when they are closed.
-            threading.Thread(target=_open_browser, args=(server.url,), daemon=True).start()
         try:
+            say(server.url)
+            note("the page is there until Ctrl-C, and only for this machine")
+            if browser:
+                # Some browsers come back only when they are closed.
+                threading.Thread(target=_open_browser, args=(server.url,), daemon=True).start()
             server.serve_forever()
         except KeyboardInterrupt:
             # This is how it ends.
