@@ -156,12 +156,12 @@ def test_view_ends_with_ctrl_c_as_it_should(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "looc_codec", "view", "--no-browser", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
-    url = process.stdout.readline()
+    url, words = process.stdout.readline(), process.stderr.readline()
     process.send_signal(signal.SIGINT)
     rest, errors = process.communicate(timeout=30)
-    assert process.returncode == 0
+    assert process.returncode == 0 and errors == ""
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?open=files/[\w-]+/list\.json\n", url) and rest == ""
-    assert errors == "the page is there until Ctrl-C, and only for this machine\n"
+    assert words == "the page is there until Ctrl-C, and only for this machine\n"
 
 
 @pytest.mark.parametrize("opens", [True, False])
