@@ -53,17 +53,15 @@ export class CodeTables {
   read(rows, decoder) {
     const { size, dim, padded, digitFactor } = this;
     const units = rows.length;
-    const wide = indices(rows, (row) => digitFactor[row] > 1);
-    const first = decoder.read(Int32Array.from(wide, (unit) => this.firstDigitRow[rows[unit]]));
+    const { wide, still, live } = this.#sorted(rows);
+    const first = decoder.read(through(wide, rows, this.firstDigitRow));
     const second = new Uint16Array(units);
     const sets = new Uint8Array(units);
-    const live = indices(rows, (row) => this.live[row] === 1);
-    const still = live.length ? indices(rows, (row) => this.live[row] === 0) : null;
-    const quiet = decoder.read(still ? Uint16Array.from(still, (unit) => rows[unit]) : rows);
-    if (still) still.forEach((unit, at) => (second[unit] = quiet[at]));
-    else second.set(quiet);
+    const quiet = decoder.read(live.length ? through(still, rows) : rows);
+    for (let at = 0; at < still.length; at++) second[still[at]] = quiet[at];
     const followed = this.#readPaths(live, rows, decoder, second, sets);
-    const escaped = indices(second, (digit) => digit === size);
+    const escaped = [];
+    for (let unit = 0; unit < units; unit++) if (second[unit] === size) escaped.push(unit);
     const coarse = decoder.read(new Int32Array(escaped.length).fill(this.escapeRow));
     const fine = decoder.read(new Int32Array(escaped.length).fill(this.escapeRow + 1));
     const residuals = new Int32Array(units * dim);
@@ -82,6 +80,24 @@ export class CodeTables {
   }
 
   /**
+   * Units with first digits, and those that are live and not, in order.
+   *
+   * @param {Uint16Array} rows
+   */
+  #sorted(rows) {
+    const [wide, still, live] = [0, 1, 2].map(() => new Int32Array(rows.length));
+    let wideCount = 0;
+    let stillCount = 0;
+    let liveCount = 0;
+    for (let unit = 0; unit < rows.length; unit++) {
+      if (this.digitFactor[rows[unit]] > 1) wide[wideCount++] = unit;
+      if (this.live[rows[unit]]) live[liveCount++] = unit;
+      else still[stillCount++] = unit;
+    }
+    return { wide: wide.subarray(0, wideCount), still: still.subarray(0, stillCount), live: live.subarray(0, liveCount) };
+  }
+
+  /**
    * Last digits of live units, one unit of every path at a time, since its set depends on the digit before. Fills `second` and `sets`.
    *
    * @param {Int32Array} live units
@@ -97,7 +113,7 @@ export class CodeTables {
     if (!units) return followed;
     const paths = Math.ceil(units / PATH_UNITS);
     // Units in the order of their rows, part by part. Those of set 1 come after those of set 0, and in the same order.
-    const byRow = ascending(Uint16Array.from(live, (unit) => rows[unit]), this.digitFactor.length);
+    const byRow = ascending(through(live, rows), this.digitFactor.length);
     const next = Int32Array.from({ length: Math.ceil(units / paths) }, (_, part) => part * paths);
     const order = new Int32Array(units);
     for (let at = 0; at < units; at++) order[next[Math.floor(byRow[at] / paths)]++] = byRow[at];
@@ -132,17 +148,16 @@ export class CodeTables {
 }
 
 /**
- * Where values meet a condition.
+ * What a table holds for the rows of some units, or the rows themselves.
  *
- * @param {Uint16Array} values
- * @param {(value: number) => boolean} condition
- * @returns {Int32Array}
+ * @param {Int32Array} units
+ * @param {Uint16Array} rows
+ * @param {Int32Array} [table]
  */
-function indices(values, condition) {
-  const found = new Int32Array(values.length);
-  let count = 0;
-  for (let at = 0; at < values.length; at++) if (condition(values[at])) found[count++] = at;
-  return found.subarray(0, count);
+function through(units, rows, table) {
+  const found = new Uint16Array(units.length);
+  for (let at = 0; at < units.length; at++) found[at] = table ? table[rows[units[at]]] : rows[units[at]];
+  return found;
 }
 
 /** @param {Uint16Array[]} parts */

@@ -1,7 +1,7 @@
 /** Decodes the details of a file: what the synthesis leaves over in channels of the DCT (looc_codec/codec/details.py). */
 
 import { CONSTANTS, LATENT_LIMIT } from "./constants.js";
-import { rowStrips, tableRow } from "./order.js";
+import { rowStrips, tableRows } from "./order.js";
 
 /**
  * @param {import("./model.js").Model} model
@@ -18,9 +18,9 @@ export async function decodeDetails(model, engine, latent, height, width, qualit
   const { config } = model;
   const channels = config.detail_channels;
   const dim = config.codevector_dim;
-  const rowOf = tableRow(config);
   const qualityRow = { data: model.qualityRow("details.quality", quality), dims: [1, config.detail_width, 1, 1] };
   const base = { data: model.qualityRow("details.quality_log_scale", quality), dims: [1, channels, 1, 1] };
+  const none = new Float32Array(channels);
   const details = new Int16Array(channels * height * width);
   for (const [top, bottom] of rowStrips(height, width, CONSTANTS.DETAIL_STEP_POSITIONS)) {
     const from = Math.max(0, top - 1);
@@ -36,16 +36,8 @@ export async function decodeDetails(model, engine, latent, height, width, qualit
     });
     const positions = (bottom - top) * width;
     const rows = new Uint16Array((channels / dim) * positions);
-    const cells = (until - from) * width;
-    const skipped = (top - from) * width;
-    for (let first = 0; first < channels; first += dim) {
-      for (let position = 0; position < positions; position++) {
-        let sum = 0;
-        for (let axis = 0; axis < dim; axis++) sum += scales.data[(first + axis) * cells + skipped + position];
-        const difference = dim === 2 ? 2 * scales.data[first * cells + skipped + position] - sum : 0;
-        rows[(first / dim) * positions + position] = rowOf(sum, difference);
-      }
-    }
+    // The network has added the stored log scales of the quality already.
+    tableRows(config, scales.data, (until - from) * width, (top - from) * width, none, Int32Array.from({ length: positions }, (_, place) => place), positions, rows);
     const values = read(rows);
     for (let channel = 0; channel < channels; channel++) {
       const start = (channel * height + top) * width;

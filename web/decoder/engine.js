@@ -61,7 +61,7 @@ export class Engine {
   async #made(name) {
     const graph = this.model.graph(name);
     try {
-      return await this.runtime.InferenceSession.create(graph, { executionProviders: ["wasm"], logSeverityLevel: 4 });
+      return await this.runtime.InferenceSession.create(graph, { executionProviders: ["wasm"], graphOptimizationLevel: "disabled", logSeverityLevel: 4 });
     } catch (error) {
       throw mended(error, `the model's network ${name} cannot be run`);
     }

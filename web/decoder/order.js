@@ -95,20 +95,41 @@ export function gridSize(width, height) {
 }
 
 /**
- * What gives a unit's table row, from the sum of its channels' log scales (1/32) and, for two channels, their difference.
+ * Table rows of units from the log scales (1/32) of their channels: the class of the mean, and of the ratio of two.
  *
  * @param {import("./config.js").Config} config
- * @returns {(sum: number, difference: number) => number}
+ * @param {Float32Array} scales whole numbers, one map of `stride` cells a channel
+ * @param {number} stride
+ * @param {number} skipped cells of each map before the first position
+ * @param {Float32Array} base is added, one number a channel
+ * @param {Int32Array} places where the positions stand among the `positions` of a step
+ * @param {number} positions
+ * @param {Uint16Array} rows of the step, unit by unit; filled
  */
-export function tableRow(config) {
+export function tableRows(config, scales, stride, skipped, base, places, positions, rows) {
   const { SCALE_LOG_LOW, SCALE_LOG_WIDTH, RATIO_LOG_SPAN } = CONSTANTS;
   const { codevector_dim: dim, scale_classes: classes, ratio_classes: ratios } = config;
-  const half = Math.floor(ratios / 2);
+  const half = ratios >> 1;
   const width = Math.floor(RATIO_LOG_SPAN / ratios);
-  return (sum, difference) => {
-    const row = Math.min(classes - 1, Math.max(0, Math.floor((2 * sum - dim * SCALE_LOG_LOW) / (dim * SCALE_LOG_WIDTH))));
-    if (ratios === 1) return row;
-    const ratio = Math.min(half, Math.max(-half, Math.floor((difference + Math.floor(width / 2)) / width)));
-    return row * ratios + ratio + half;
-  };
+  const step = dim * SCALE_LOG_WIDTH;
+  // One map of a single cell stands for all positions.
+  const each = stride === 1 && places.length > 1 ? 0 : 1;
+  for (let first = 0; first < base.length; first += dim) {
+    const unit = (first / dim) * positions;
+    let start = first * stride + skipped;
+    let offset = 0;
+    for (let axis = 0; axis < dim; axis++) offset += base[first + axis];
+    for (let at = 0; at < places.length; at++, start += each) {
+      let sum = offset;
+      for (let axis = 0, cell = start; axis < dim; axis++, cell += stride) sum += scales[cell];
+      // Floors of what may be negative, but counts as class 0 then.
+      const above = 2 * sum - dim * SCALE_LOG_LOW;
+      let row = above < step ? 0 : Math.min(classes - 1, (above / step) | 0);
+      if (ratios > 1) {
+        const difference = 2 * (scales[start] + base[first]) - sum + (width >> 1) + half * width;
+        row = row * ratios + (difference < width ? 0 : Math.min(ratios - 1, (difference / width) | 0));
+      }
+      rows[unit + places[at]] = row;
+    }
+  }
 }

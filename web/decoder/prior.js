@@ -1,7 +1,7 @@
 /** The traversal of a latent in coding order, as in looc_codec/codec/prior.py. All of it is exact. */
 
 import { LATENT_LIMIT } from "./constants.js";
-import { latticeSize, levelPositions, levelsOfGroup, rowStrips, tableRow } from "./order.js";
+import { latticeSize, levelPositions, levelsOfGroup, rowStrips, tableRows } from "./order.js";
 
 /** Networks run over strips of about so many positions, which bounds their memory. */
 const STRIP_POSITIONS = 2 ** 14;
@@ -34,7 +34,6 @@ export async function decodePrior(model, engine, height, width, quality, read, a
   const dim = config.codevector_dim;
   const cells = height * width;
   const base = model.qualityRow("prior.quality_log_scale", quality);
-  const rowOf = tableRow(config);
   const latent = new Int16Array(config.channels * cells);
   // What networks see: zero where nothing is known yet, and beyond the grid.
   const known = new Frame(new Int8Array(config.channels * (height + 2 * FRAME) * (width + 2 * FRAME)), height, width);
@@ -42,6 +41,7 @@ export async function decodePrior(model, engine, height, width, quality, read, a
   for (const [index, group] of config.groups.entries()) {
     const end = before + group;
     const own = new Frame(new Int16Array(group * known.cells), height, width);
+    const place = placer(latent, own, known, before, model.companding, height, width);
     const levels = levelsOfGroup(index);
     for (const [number, level] of levels.entries()) {
       const { places, positions } = levelPositions(level, height, width);
@@ -63,29 +63,18 @@ export async function decodePrior(model, engine, height, width, quality, read, a
           if (number) inputs.own = own.window(group, y, x, size[0], size[1]);
           await hooks.pause();
           const [predicted, scales] = await engine.run(`prior.${index}.${number}`, inputs);
-          const place = places[which].subarray(top * columns, bottom * columns);
-          takeIn(place, group, dim, positions, predicted.data, scales.data, base.subarray(before, end), rowOf, mean, rows);
+          const part = places[which].subarray(top * columns, bottom * columns);
+          const cells = scales.data.length / group;
+          takeIn(part, group, positions, predicted.data, mean);
+          tableRows(config, scales.data, cells, 0, base.subarray(before, end), part, positions, rows);
         }
       }
       const residuals = read(index, rows);
       // Residuals are those of units: the first d* channels at all positions, then the next.
       for (const [which, lattice] of level.lattices.entries()) {
         for (let channel = 0; channel < group; channel++) {
-          const unit = Math.floor(channel / dim) * positions;
-          let at = 0;
-          for (let y = lattice.row; y < height; y += lattice.stride) {
-            const ownRow = own.at(channel, y);
-            const knownRow = known.at(before + channel, y);
-            const row = ((before + channel) * height + y) * width;
-            for (let x = lattice.column; x < width; x += lattice.stride) {
-              const place = places[which][at++];
-              const value = mean[channel * positions + place] + residuals[(unit + place) * dim + (channel % dim)];
-              const decoded = Math.min(LATENT_LIMIT, Math.max(-LATENT_LIMIT, value));
-              own.data[ownRow + x] = decoded;
-              latent[row + x] = decoded;
-              known.data[knownRow + x] = model.companding[decoded & 0xffff];
-            }
-          }
+          const unit = Math.floor(channel / dim) * positions * dim + (channel % dim);
+          place(channel, lattice, places[which], mean.subarray(channel * positions, (channel + 1) * positions), residuals.subarray(unit), dim);
         }
       }
       hooks.report((before + (group * (number + 1)) / levels.length) / config.channels);
@@ -97,35 +86,61 @@ export async function decodePrior(model, engine, height, width, quality, read, a
 }
 
 /**
- * Takes what a network says of a strip into a step's means and table rows.
+ * Takes the means that a network predicts for a strip into those of a step.
  *
- * @param {Int32Array} place where the strip's positions stand in the step
+ * @param {Int32Array} places where the strip's positions stand in the step
  * @param {number} group
- * @param {number} dim
  * @param {number} positions of the step
  * @param {Float32Array} predicted
- * @param {Float32Array} scales
- * @param {Float32Array} base
- * @param {(sum: number, difference: number) => number} rowOf
  * @param {Int32Array} mean
- * @param {Uint16Array} rows
  */
-function takeIn(place, group, dim, positions, predicted, scales, base, rowOf, mean, rows) {
+function takeIn(places, group, positions, predicted, mean) {
   // The very first level knows nothing but the quality, and says one thing of all positions.
-  const stride = predicted.length / group === 1 ? 0 : 1;
-  const cells = stride ? place.length : 1;
+  const each = predicted.length === group && places.length > 1 ? 0 : 1;
+  const cells = predicted.length / group;
   for (let channel = 0; channel < group; channel++) {
-    for (let at = 0; at < place.length; at++) mean[channel * positions + place[at]] = predicted[channel * cells + at * stride];
+    let from = channel * cells;
+    const start = channel * positions;
+    for (let at = 0; at < places.length; at++, from += each) mean[start + places[at]] = predicted[from];
   }
-  for (let first = 0; first < group; first += dim) {
-    const unit = (first / dim) * positions;
-    for (let at = 0; at < place.length; at++) {
-      let sum = 0;
-      for (let axis = 0; axis < dim; axis++) sum += scales[(first + axis) * cells + at * stride] + base[first + axis];
-      const difference = dim === 2 ? 2 * (scales[first * cells + at * stride] + base[first]) - sum : 0;
-      rows[unit + place[at]] = rowOf(sum, difference);
+}
+
+/**
+ * What writes a channel's decoded values at a lattice's positions to a group's maps.
+ *
+ * @param {Int16Array} latent
+ * @param {Frame} own
+ * @param {Frame} known
+ * @param {number} before channels of earlier groups
+ * @param {Int8Array} companding
+ * @param {number} height
+ * @param {number} width
+ */
+function placer(latent, own, known, before, companding, height, width) {
+  /**
+   * @param {number} channel
+   * @param {import("./order.js").Lattice} lattice
+   * @param {Int32Array} places
+   * @param {Int32Array} mean
+   * @param {Int32Array} residuals every `dim`-th is one of the channel's
+   * @param {number} dim
+   */
+  return (channel, { row, column, stride }, places, mean, residuals, dim) => {
+    for (let y = row, at = 0; y < height; y += stride) {
+      const ownRow = own.at(channel, y);
+      const knownRow = known.at(before + channel, y);
+      const start = ((before + channel) * height + y) * width;
+      for (let x = column; x < width; x += stride) {
+        const place = places[at++];
+        let value = mean[place] + residuals[place * dim];
+        if (value > LATENT_LIMIT) value = LATENT_LIMIT;
+        else if (value < -LATENT_LIMIT) value = -LATENT_LIMIT;
+        own.data[ownRow + x] = value;
+        latent[start + x] = value;
+        known.data[knownRow + x] = companding[value & 0xffff];
+      }
     }
-  }
+  };
 }
 
 /** Integer maps with a frame of zeros. */

@@ -8,7 +8,7 @@ import { rowStrips } from "./order.js";
 import { changed, Maps, Tile, tiles } from "./tiles.js";
 
 /** Latent positions along a tile's side; bounds the memory of the transforms. */
-const TILE_POSITIONS = 40;
+const TILE_POSITIONS = 52;
 /** The same of the stage at 1/16 of the resolution, whose halo is wider and whose maps are smaller. */
 const COARSE_TILE_POSITIONS = 96;
 /** Positions whose features at 1/16 are kept while their pixels are made. */
