@@ -15,7 +15,7 @@ const STAGES = { weights: "getting the model", codes: "reading codes", pixels: "
 const PICTURE = /\.(avif|bmp|gif|jfif|jpe?g|png|webp)$/i;
 
 const models = await fetch(new URL("models.json", base)).then((answer) => (answer.ok ? answer.json() : []), () => []);
-const decoder = createDecoder({ base, models, threads: crossOriginIsolated ? Math.min(8, navigator.hardwareConcurrency || 1) : 1 });
+const decoder = createDecoder({ base, models });
 const documents = new Documents(decoder);
 const viewer = new Viewer($("viewer"));
 const strip = new Strip($("strip"), documents);
@@ -127,11 +127,18 @@ function take(files) {
   const pictures = files.filter((file) => PICTURE.test(file.name) || file.type.startsWith("image/") && !/\.looc$/i.test(file.name));
   const others = files.filter((file) => !pictures.includes(file));
   if (others.length) {
-    documents.add(others.map((file) => ({ name: file.name, read: () => readFile(file) })));
+    const added = documents.add(others.map((file) => ({ name: file.name, read: () => readFile(file) })));
+    // A picture among several files belongs to the one of its name.
+    const namesake = pictures.length === 1 && added.find((one) => stem(one.name) === stem(pictures[0].name));
+    if (namesake) documents.select(namesake);
   }
   if (pictures.length === 1 && documents.selected) compareWith(pictures[0]);
   else if (pictures.length === 1) notice(`${pictures[0].name} is not a .looc file; open one first to compare the two`);
   else if (pictures.length) notice("One picture at a time can be compared with the .looc file that is shown");
+}
+
+function stem(name) {
+  return name.replace(/\.[^.]*$/, "");
 }
 
 async function readFile(file) {

@@ -134,10 +134,11 @@ class LoocImage extends HTMLElement {
     const { signal } = this.#task;
     this.#state = "decoding";
     try {
-      this.#bytes ??= await fetchBytes(this.src, signal);
-      const decoded = await (await sharedDecoder()).decode(this.#bytes, {
+      const bytes = this.#bytes ?? (await fetchBytes(this.src, signal));
+      const decoder = await sharedDecoder();
+      const decoded = await decoder.decode(bytes, {
         signal,
-        onCoarse: (coarse) => this.#draw({ ...coarse, icc: readHeader(this.#bytes).iccProfile, hasAlpha: false }, "coarse", signal),
+        onCoarse: (coarse) => this.#draw({ ...coarse, icc: readHeader(bytes).iccProfile, hasAlpha: true }, "coarse", signal),
       });
       const { width, height, data, header } = decoded;
       await this.#draw({ width, height, data, icc: header.iccProfile, hasAlpha: header.hasAlpha }, "whole", signal);
@@ -220,8 +221,7 @@ function sharedDecoder() {
   decoder ??= (async () => {
     const answer = await fetch(new URL("models.json", BASE)).catch(() => null);
     if (!answer?.ok) throw new LoocError("there is no models.json beside looc.js; put the folder that `looc web` writes there as a whole");
-    const threads = globalThis.crossOriginIsolated ? Math.min(8, navigator.hardwareConcurrency || 1) : 1;
-    return createDecoder({ base: BASE, models: await answer.json(), threads });
+    return createDecoder({ base: BASE, models: await answer.json() });
   })();
   return decoder;
 }

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
-import webbrowser
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,6 +38,8 @@ def view(
     ] = None,
 ) -> None:
     """Show .looc files in the browser of this machine, until Ctrl-C."""
+    import threading
+
     from looc_codec.registry import installed_models
     from looc_codec.webserver import PageServer
 
@@ -71,6 +71,8 @@ def _opened(name: str) -> OpenFile:
 
 
 def _open_browser(url: str) -> None:
+    import webbrowser
+
     try:
         opened = webbrowser.open(url)
     except (OSError, webbrowser.Error):
