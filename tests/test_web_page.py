@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from browser import Browser, needs_browser, static_server
 from PIL import Image
+from PIL.TiffImagePlugin import IFDRational
 from test_cli import photo
 
 import looc_codec
@@ -113,6 +114,10 @@ def is_shown(browser: Browser, selector: str) -> bool:
     return browser.run("return document.querySelector(arguments[0]).checkVisibility()", selector)
 
 
+def information(browser: Browser) -> dict[str, str]:
+    return browser.run("return Object.fromEntries([...document.querySelectorAll('#information dt')].map((row) => [row.textContent, row.nextSibling.textContent]))")
+
+
 def assert_alike(first: np.ndarray, second: np.ndarray) -> None:
     """Within one level, as everywhere (docs/EXACTNESS.md)."""
     assert first.shape == second.shape
@@ -125,13 +130,31 @@ def test_the_golden_files_of_both_models_open(browser, model):
     open_file(browser, path)
     assert_alike(page_pixels(browser, path), rgba_of(path))
     browser.press("i")
-    rows = browser.run("return Object.fromEntries([...document.querySelectorAll('#information dt')].map((row) => [row.textContent, row.nextSibling.textContent]))")
+    rows = information(browser)
     facts = looc_codec.info(path)
     assert rows["Model"] == model
     assert rows["Quality"] == str(facts.quality)
     assert rows["Size"].startswith(f"{facts.width} × {facts.height} pixels")
     assert f"{facts.bpp:.3f} bits per pixel" in rows["File"]
     assert browser.run("return document.title") == f"{path.name} – looc"
+
+
+def test_the_information_tells_what_the_camera_wrote(browser, tmp_path):
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0110] = "Makers of cameras", "Model 1"
+    exif.get_ifd(0x8769).update({0x829A: IFDRational(1, 125), 0x829D: IFDRational(56, 10), 0x8827: 200, 0x9003: "2023:07:04 18:30:11", 0x920A: IFDRational(35, 1)})
+    exif.get_ifd(0x8825)[1] = "N"
+    image = photo()
+    image.info |= {"exif": exif.tobytes(), "icc_profile": WIDE}
+    open_file(browser, packed(tmp_path, "photo.looc", image))
+    browser.press("i")
+    rows = information(browser)
+    assert rows["Taken"] == "2023-07-04 18:30"
+    assert rows["Camera"] == "Makers of cameras Model 1"
+    assert rows["Exposure"] == "1/125 s, f/5.6, ISO 200, 35 mm"
+    assert "where it was taken" in rows["Place"]
+    assert "EXIF" in rows["Metadata"] and "colour profile" in rows["Metadata"]
+    assert rows["Colours"].startswith("colour, ") and "sRGB" not in rows["Colours"]
 
 
 def test_grey_and_transparent_pictures(browser, tmp_path):
@@ -212,6 +235,14 @@ def test_pictures_with_the_same_profile_are_compared_by_their_numbers(browser, t
         browser.drop_files("#stage", tmp_path / name)
         browser.wait_for("document.querySelector('#psnr').textContent && document.querySelector('.looc-viewer-label').textContent === arguments[0]", name)
         assert text(browser, "#psnr") == f"PSNR {expected:.2f} dB"
+
+
+def test_a_dropped_original_goes_to_the_file_of_its_name(browser, tmp_path):
+    paths = [packed(tmp_path, f"{number}.looc", photo(seed=number)) for number in range(2)]
+    photo(seed=1).save(tmp_path / "1.png")
+    browser.drop_files("body", *paths, tmp_path / "1.png")
+    assert browser.wait_for("document.querySelector('#psnr').textContent").startswith("PSNR ")
+    assert text(browser, "#name") == "1.looc"
 
 
 def test_equal_pictures_are_said_to_be_equal(browser, tmp_path):
