@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -195,7 +195,7 @@ KEYS = {"Escape": "\ue00c", "Enter": "\ue007", "Tab": "\ue004", "Left": "\ue012"
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    headers_of_all: dict[str, str] = {}
+    headers_of_all: ClassVar[dict[str, str]] = {}
 
     def end_headers(self) -> None:
         for name, value in self.headers_of_all.items():
@@ -215,7 +215,7 @@ def static_server(folder: Path, headers: dict[str, str] | None = None) -> Iterat
     """The address of a plain web server for a folder, as `python -m http.server` is one."""
     handler = type("Handler", (_Quiet,), {"headers_of_all": headers or {}})
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

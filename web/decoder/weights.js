@@ -54,8 +54,9 @@ export async function fetchWeights(entry, base, load, report, pause) {
       await cache?.delete(key.href);
     }
   }
-  const file = await downloaded(address, entry.bytes ?? 0, (fraction) => report(fraction, true), pause);
+  const { file, storable } = await downloaded(address, entry.bytes ?? 0, (fraction) => report(fraction, true), pause);
   const model = load(file);
+  if (!storable) return model;
   // Kept only once it is known to be sound; older files of the same address go. A full disk is no reason to stop.
   for (const other of (await cache?.keys().catch(() => [])) ?? []) {
     if (new URL(other.url).pathname === address.pathname) await cache?.delete(other);
@@ -102,7 +103,8 @@ async function downloaded(address, expected, report, pause) {
     file.set(part, at);
     at += part.length;
   }
-  return file;
+  // `looc view` has another address each time: what it left in the cache would be of no use.
+  return { file, storable: !/no-store/i.test(response.headers.get("Cache-Control") ?? "") };
 }
 
 /** @param {URL} address */
