@@ -9,6 +9,7 @@ import { createInterface } from "node:readline";
 import { gunzipSync } from "node:zlib";
 import { readHeader } from "../web/client.js";
 import { decodeFile, Decoder } from "../web/decoder/decoder.js";
+import { started } from "../web/decoder/engine.js";
 import { LoocError } from "../web/decoder/errors.js";
 import { Model } from "../web/decoder/model.js";
 
@@ -18,6 +19,7 @@ const runtime = await import(new URL("ort.wasm.min.mjs", VENDOR).href);
 runtime.env.wasm.numThreads = 1;
 runtime.env.wasm.wasmPaths = { mjs: new URL("ort-wasm-simd-threaded.mjs", VENDOR).href };
 runtime.env.wasm.wasmBinary = wasm;
+await started(runtime);
 
 /** Four instructions of which the last is a relaxed one. */
 const RELAXED = Uint8Array.from([
