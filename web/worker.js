@@ -6,6 +6,7 @@
  */
 
 import { asLoocError, decodeFile, Decoder } from "./decoder/decoder.js";
+import { started } from "./decoder/engine.js";
 import { LoocError } from "./decoder/errors.js";
 import { Model } from "./decoder/model.js";
 import { fetchWeights, listModels } from "./decoder/weights.js";
@@ -52,12 +53,12 @@ self.onmessage = async ({ data: message }) => {
 
 /** @param {Uint8Array} bytes */
 async function decode(bytes) {
-  let started = 0;
-  const report = (/** @type {number} */ fraction, /** @type {string} */ stage) => self.postMessage({ type: "progress", fraction: started + (1 - started) * fraction, stage });
+  let loaded = 0;
+  const report = (/** @type {number} */ fraction, /** @type {string} */ stage) => self.postMessage({ type: "progress", fraction: loaded + (1 - loaded) * fraction, stage });
   try {
     const decoderFor = async (/** @type {string} */ fingerprint) => {
       const decoder = await decoderOf(fingerprint, (fraction, fetched) => {
-        started = (fetched ? FETCHED_SHARE : READY_SHARE) * fraction;
+        loaded = (fetched ? FETCHED_SHARE : READY_SHARE) * fraction;
         report(0, "weights");
       });
       return decoder;
@@ -107,6 +108,8 @@ async function loadedRuntime() {
       mjs: new URL("ort-wasm-simd-threaded.mjs", folder).href,
       wasm: new URL("ort-wasm-simd-threaded.wasm", folder).href,
     };
+    // While the weights come.
+    await started(loaded);
     return loaded;
   } catch (error) {
     throw new LoocError(`the decoder's runtime could not be loaded (${error instanceof Error ? error.message : error}); reload the page`, "LoocError");

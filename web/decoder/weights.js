@@ -54,7 +54,8 @@ export async function fetchWeights(entry, base, load, report, pause) {
       await cache?.delete(key.href);
     }
   }
-  const { file, storable } = await downloaded(address, entry.bytes ?? 0, (fraction) => report(fraction, true), pause);
+  // What was refused may have come from the browser's other cache, that of addresses.
+  const { file, storable } = await downloaded(address, kept ? "reload" : "default", entry.bytes ?? 0, (fraction) => report(fraction, true), pause);
   const model = load(file);
   if (!storable) return model;
   // Kept only once it is known to be sound; older files of the same address go. A full disk is no reason to stop.
@@ -76,12 +77,13 @@ async function openedCache() {
 
 /**
  * @param {URL} address
+ * @param {RequestCache} cache
  * @param {number} expected bytes, 0 where that is not known
  * @param {(fraction: number) => void} report
  * @param {() => Promise<void>} pause
  */
-async function downloaded(address, expected, report, pause) {
-  const response = await fetched(address);
+async function downloaded(address, cache, expected, report, pause) {
+  const response = await fetched(address, cache);
   const reader = response.body?.getReader();
   if (!reader) throw new LoocError(`the model's weights cannot be read from ${address.href}`, "ModelError");
   const parts = [];
@@ -107,11 +109,14 @@ async function downloaded(address, expected, report, pause) {
   return { file, storable: !/no-store/i.test(response.headers.get("Cache-Control") ?? "") };
 }
 
-/** @param {URL} address */
-async function fetched(address) {
+/**
+ * @param {URL} address
+ * @param {RequestCache} [cache]
+ */
+async function fetched(address, cache = "default") {
   let response;
   try {
-    response = await fetch(address);
+    response = await fetch(address, { cache });
   } catch {
     throw new LoocError(`${address.href} cannot be reached; check the connection and try again`, "ModelError");
   }
