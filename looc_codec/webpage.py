@@ -31,6 +31,7 @@ TYPES = {
     ".json": "application/json",
     ".svg": "image/svg+xml",
     ".txt": "text/plain; charset=utf-8",
+    "": "text/plain; charset=utf-8",
     ".md": "text/plain; charset=utf-8",
     ".wasm": "application/wasm",
     ".looc": "image/x-looc",
@@ -41,8 +42,6 @@ ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder
 """Headers with which browsers let the page use threads."""
 
 _COMPRESSED = ".gz"
-_FOR_TOOLS = {"decoder/node.js"}
-"""Lie beside the page, and are no part of it."""
 _WORTHWHILE = 0.9
 """A compressed copy that is larger than this share of its file saves nothing that anybody would notice."""
 _PACKAGE = Path(__file__).resolve().parent
@@ -76,7 +75,7 @@ def page_files() -> dict[str, PageFile]:
         name = path.relative_to(folder).as_posix()
         compressed = name.endswith(_COMPRESSED)
         address = name.removesuffix(_COMPRESSED)
-        if path.is_file() and PurePosixPath(address).suffix in TYPES and address not in _FOR_TOOLS:
+        if path.is_file() and PurePosixPath(address).suffix in TYPES:
             files[address] = PageFile(path, compressed)
     if "index.html" not in files:
         raise OutputError(f"this installation of looc lacks the page ({folder}); install looc again")

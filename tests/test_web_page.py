@@ -445,6 +445,32 @@ def test_zoom_by_keys_and_pointer(browser, tmp_path):
     assert np.array_equal(shown, pixels.repeat(2, 0).repeat(2, 1))
 
 
+def test_two_fingers_zoom_and_one_moves(browser, tmp_path):
+    open_file(browser, packed(tmp_path, "photo.looc", photo(200, 100)))
+    settle(browser)
+    left, top, width, height = browser.run("const box = document.querySelector('#viewer').getBoundingClientRect(); return [box.x, box.y, box.width, box.height]")
+    x, y = round(left + width / 2), round(top + height / 2)
+
+    def touch(kind: str, *places: int) -> None:
+        browser.cdp("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x + place, "y": y, "id": number} for number, place in enumerate(places)])
+
+    touch("touchStart", -50, 50)
+    for spread in range(60, 501, 40):
+        touch("touchMove", -spread, spread)
+    touch("touchEnd")
+    settle(browser)
+    assert int(text(browser, "#zoom-value").split()[0]) == pytest.approx(1000, rel=0.1)
+    # The picture is now wider than the window.
+    whole = viewer_pixels(browser, 0, 0, round(width), round(height))
+    touch("touchStart", 0)
+    touch("touchMove", 40)
+    touch("touchMove", 80)
+    touch("touchEnd")
+    settle(browser)
+    moved = viewer_pixels(browser, 0, 0, round(width), round(height))
+    assert np.array_equal(moved[:, 80:], whole[:, :-80])
+
+
 def test_one_to_one_respects_the_pixels_of_the_screen(address, tmp_path):
     path = packed(tmp_path, "photo.looc", photo(200, 100))
     with Browser(scale=2) as browser:
