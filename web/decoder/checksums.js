@@ -42,6 +42,7 @@ export function crc32(bytes, before = 0) {
 const { ROUNDS, START } = shaConstants();
 
 function shaConstants() {
+  /** @type {number[]} */
   const primes = [];
   for (let number = 2; primes.length < 64; number++) if (primes.every((prime) => number % prime)) primes.push(number);
   const fraction = (/** @type {number} */ prime, /** @type {bigint} */ power) => {

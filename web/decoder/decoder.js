@@ -99,6 +99,7 @@ export class Decoder {
       pause: options.pause ?? (async () => {}),
       report: (/** @type {number} */ fraction) => options.onProgress?.(CODES_SHARE + fraction * (1 - CODES_SHARE), "pixels"),
     };
+    hooks.report(0);
     const data = await this.transforms.synthesise(coding, hooks);
     const alpha = file.chunkData.get(ALPHA_CHUNK);
     if (alpha) {
