@@ -55,14 +55,18 @@ class ModelEntry:
 
 def model_folders() -> list[Path]:
     """The folders searched for model files, in order; folders that do not exist are left out."""
-    packaged = _PACKAGE / "weights"
-    # An editable install has no copy of the weights inside the package.
-    folders = [packaged if packaged.is_dir() else _PACKAGE.parent / "weights"]
+    folders = [_shipped_folder()]
     folders += [Path(part) for part in os.environ.get("LOOC_MODELS", "").split(os.pathsep) if part]
     user_folder = user_model_folder()
     folders += [] if user_folder is None else [user_folder]
     # Path.is_dir raises where a folder above may not be entered.
     return [folder for folder in folders if os.path.isdir(folder)]
+
+
+def _shipped_folder() -> Path:
+    packaged = _PACKAGE / "weights"
+    # An editable install has no copy of the weights inside the package.
+    return packaged if packaged.is_dir() else _PACKAGE.parent / "weights"
 
 
 def user_model_folder() -> Path | None:
@@ -130,6 +134,11 @@ def installed_models() -> list[ModelEntry]:
                 # A stray or damaged file must not stop every other model from working; naming it raises the error.
                 continue
     return entries
+
+
+def shipped_models() -> list[ModelEntry]:
+    """The models that came with looc."""
+    return [entry for entry in installed_models() if entry.path.parent == _shipped_folder()]
 
 
 def _model_files(folder: Path) -> list[Path]:

@@ -26,7 +26,7 @@ from looc_codec.cli.streams import discard, open_closed_streams, stdout_errors
 from looc_codec.errors import LoocError
 
 COMMANDS = (
-    "compress", "decompress", "info", "verify", "truncate", "thumbnail", "models", "selftest",
+    "compress", "decompress", "info", "verify", "truncate", "thumbnail", "view", "web", "models", "selftest",
     "train", "reproduce", "report",
 )  # fmt: skip
 
