@@ -23,7 +23,7 @@ from PIL import Image
 from looc_codec import images, registry
 from looc_codec.codec.decoder import filter_of
 from looc_codec.codec.engine import PROVIDERS, default_threads
-from looc_codec.codec.grid import require_default
+from looc_codec.codec.grid import GridEncoder, require_default
 from looc_codec.codec.grid_model import GridModel
 from looc_codec.codec.kinds import AnyDecoder, AnyEncoder, AnyModel, cached_model, decoder_of, encoder_of
 from looc_codec.codec.model import StoredModel
@@ -129,10 +129,10 @@ def compress_picture(
     if isinstance(quality, bool) or not isinstance(quality, (int, np.integer)) or not QUALITY_MIN <= quality <= QUALITY_MAX:
         raise ImageError(f"quality {quality!r} is not a whole number of {QUALITY_MIN} to {QUALITY_MAX}")
     encoder = encoder_for(_model(model), effort=effort, threads=threads, device=device)
-    if isinstance(encoder.model, GridModel):
-        require_default(encoder.model, quality, DEFAULT_QUALITY, target=target is not None, effort=effort)
     chunks, colour = images.chunks_of_picture(picture), images.colour_of_picture(picture)
-    if target is not None:
+    if isinstance(encoder, GridEncoder):
+        require_default(encoder.model, quality, DEFAULT_QUALITY, target=target is not None, effort=effort)
+    elif target is not None:
         return compress_to_target(encoder, picture.rgb, target, chunks, colour)
     coding = encoder.encode(picture.rgb, int(quality), grey=colour != Colour.RGB)
     return Trial(packed(encoder.model, coding, picture.rgb.shape[:2], chunks, colour), coding)
