@@ -23,7 +23,7 @@ from PIL import Image
 from looc_codec import images, registry
 from looc_codec.codec.decoder import filter_of
 from looc_codec.codec.engine import PROVIDERS, default_threads
-from looc_codec.codec.grid import require_default
+from looc_codec.codec.grid import GridEncoder, require_default
 from looc_codec.codec.grid_model import GridModel
 from looc_codec.codec.kinds import AnyDecoder, AnyEncoder, AnyModel, cached_model, decoder_of, encoder_of
 from looc_codec.codec.model import StoredModel
@@ -130,14 +130,14 @@ def compress_picture(
     if sum(given is not None for given in (quality, level, target)) > 1:
         raise ImageError("only one of quality, level and a target can be given")
     encoder = encoder_for(_model(model), effort=effort, threads=threads, device=device)
-    if isinstance(encoder.model, GridModel):
+    if isinstance(encoder, GridEncoder):
         asked = quality is not None or target is not None or level not in (None, *encoder.model.only_levels)
         require_default(encoder.model, asked=asked, effort=effort)
         level = encoder.model.only_levels[0]
     elif level is None:
         level = encoder.model.quality_scale.level(DEFAULT_QUALITY if quality is None else int(quality), int(effort))
     chunks, colour = images.chunks_of_picture(picture), images.colour_of_picture(picture)
-    if target is not None:
+    if target is not None and not isinstance(encoder, GridEncoder):
         return compress_to_target(encoder, picture.rgb, target, chunks, colour)
     coding = encoder.encode(picture.rgb, int(level), grey=colour != Colour.RGB)
     return Trial(packed(encoder.model, coding, picture.rgb.shape[:2], chunks, colour), coding)

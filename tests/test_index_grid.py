@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from looc_codec.errors import FormatError, ModelError
-from looc_codec.format.index_grid import LEFT, TABLE_BITS, UP, GridCoder, GridConfig, GridTables, diagonals, fingerprint_of
+from looc_codec.format.index_grid import (
+    LEFT,
+    TABLE_BITS,
+    UP,
+    GridCoder,
+    GridConfig,
+    GridTables,
+    diagonals,
+    fingerprint_of,
+)
 
 
 def uniform(rows: int, size: int) -> np.ndarray:
@@ -18,9 +27,12 @@ def uniform(rows: int, size: int) -> np.ndarray:
 
 
 def tables(planes=3, size=6, width=4) -> GridTables:
-    """Classes, sources of every sort, and a table for each pair of classes of each plane with frequencies of its own."""
+    """Classes, sources of every sort, and a table for each pair of classes of each plane with frequencies of its
+    own."""
     rng = np.random.default_rng(5)
-    sources = np.array([(LEFT, UP)] + [(plane - 1, UP if plane % 2 else LEFT) for plane in range(1, planes)], np.int16)
+    sources = np.array(
+        [(LEFT, UP)] + [(plane - 1, UP if plane % 2 else LEFT) for plane in range(1, planes)], np.int16
+    )
     frequencies = uniform(planes * width**2, size)
     moved = rng.integers(0, frequencies[0, 1] - 1, (len(frequencies), size - 1))
     frequencies[:, 1:] -= moved.astype(np.int32)
@@ -67,18 +79,38 @@ def test_longer_data_than_the_codes_take_is_refused():
         coder.decode(coder.encode(codes) + b"\x01\x02\x03\x04\x05\x06\x07\x08", codes.shape)
 
 
-@pytest.mark.parametrize(("field", "change"), [
-    ("classes", lambda value: np.full_like(value, 3)), ("classes", lambda value: value.astype(np.int16)), ("sources", lambda value: value + 1),
-    ("sources", lambda value: value - 5), ("rows", lambda value: value + 40), ("rows", lambda value: value[:, :, :2]), ("frequencies", lambda value: value[:, :5]),
-    ("frequencies", lambda value: value * 0), ("frequencies", lambda value: value + 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("classes", lambda value: np.full_like(value, 3)),
+        ("classes", lambda value: value.astype(np.int16)),
+        ("sources", lambda value: value + 1),
+        ("sources", lambda value: value - 5),
+        ("rows", lambda value: value + 40),
+        ("rows", lambda value: value[:, :, :2]),
+        ("frequencies", lambda value: value[:, :5]),
+        ("frequencies", lambda value: value * 0),
+        ("frequencies", lambda value: value + 1),
+    ],
+)
 def test_illegal_tables_are_refused(field, change):
     sound = tables()
     with pytest.raises(ModelError, match="illegal tables"):
         dataclasses.replace(sound, **{field: change(getattr(sound, field))})
 
 
-@pytest.mark.parametrize("change", [{"planes": 0}, {"codebook_size": 40_000}, {"match": "l1"}, {"image_channels": 2}, {"patch": True}, {"planes": 4096, "codevector_dim": 17}, {"name": 3}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"planes": 0},
+        {"codebook_size": 40_000},
+        {"match": "l1"},
+        {"image_channels": 2},
+        {"patch": True},
+        {"planes": 4096, "codevector_dim": 17},
+        {"name": 3},
+    ],
+)
 def test_illegal_sizes_are_refused(change):
     with pytest.raises(ModelError, match="invalid model configuration"):
         GridConfig(**({"name": "x"} | change))

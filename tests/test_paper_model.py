@@ -1,4 +1,5 @@
-"""The paper's model as a model of looc: trained by `looc train`, it codes pictures of any size, and damaged files are refused."""
+"""The paper's model as a model of looc: trained by `looc train`, it codes pictures of any size, and damaged files are
+refused."""
 
 from __future__ import annotations
 
@@ -25,13 +26,23 @@ from looc_codec.codec.grid import GridDecoder, GridEncoder
 from looc_codec.codec.grid_model import GridModel, read_grid_model
 from looc_codec.codec.kinds import read_any_model
 from looc_codec.codec.model import CodecModel, read_model, write_model
-from looc_codec.errors import FormatError, ImageError, LoocError, ModelError, OptionError
+from looc_codec.errors import (
+    FormatError,
+    ImageError,
+    LoocError,
+    ModelError,
+    OptionError,
+)
 from looc_codec.format.container import pack, unpack
 from looc_codec.quantizers.looc import LooCQuantizer
 from looc_codec.registry import read_entry
 from looc_codec.reproduction.backbones import VqganBackbone
 from looc_codec.reproduction.export import grid_model
-from looc_codec.reproduction.paper_model import PaperConfig, PaperRequest, train_paper_model
+from looc_codec.reproduction.paper_model import (
+    PaperConfig,
+    PaperRequest,
+    train_paper_model,
+)
 from looc_codec.reproduction.rows import parse_row
 from looc_codec.reproduction.trainer import TrainSettings
 from looc_codec.reproduction.vqvae import VqVae, build_model, to_network
@@ -61,8 +72,25 @@ def home(tmp_path_factory) -> Path:
     """A folder with a data set and the weights that `looc train --config looc-vae` makes of it in a few steps."""
     home = tmp_path_factory.mktemp("paper")
     write_cifar(home)
-    (home / "tiny.json").write_text('{"base": "looc-vae", "codebook_size": 16, "codevector_dim": 16, "name": "tiny-vae"}')
-    done = run("train", "--data", home, "--dataset", "cifar10", "--config", home / "tiny.json", "--out", home / "run", "--steps", 60, "--batch", 16, "--quiet")
+    (home / "tiny.json").write_text(
+        '{"base": "looc-vae", "codebook_size": 16, "codevector_dim": 16, "name": "tiny-vae"}'
+    )
+    done = run(
+        "train",
+        "--data",
+        home,
+        "--dataset",
+        "cifar10",
+        "--config",
+        home / "tiny.json",
+        "--out",
+        home / "run",
+        "--steps",
+        60,
+        "--batch",
+        16,
+        "--quiet",
+    )
     assert done.exit_code == 0, done.output
     return home
 
@@ -77,14 +105,18 @@ def model(weights) -> GridModel:
     return read_grid_model(weights)
 
 
-# --- from training to pictures ----------------------------------------------------------------------------------------
+# --- from training to pictures ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_pictures_of_any_size_go_through_the_command(home, weights, tmp_path, width, height):
     rgb = photo(width, height, seed=3)
     Image.fromarray(rgb).save(tmp_path / "a.png")
-    for words in (("compress", tmp_path / "a.png"), ("decompress", tmp_path / "a.looc", "-o", tmp_path / "b.png"), ("verify", tmp_path / "a.looc")):
+    for words in (
+        ("compress", tmp_path / "a.png"),
+        ("decompress", tmp_path / "a.looc", "-o", tmp_path / "b.png"),
+        ("verify", tmp_path / "a.looc"),
+    ):
         done = run(*words, "-m", weights)
         assert done.exit_code == 0, done.output
     with Image.open(tmp_path / "b.png") as image:
@@ -139,19 +171,29 @@ def test_the_codec_is_the_network_that_was_trained():
         with torch.no_grad():
             trained.quantizer.codebook.codevectors.normal_(0, float(trained.backbone.encode(pictures).std()))
             exported = grid_model(trained, "x", [pictures])
-            coding = api.encoder_for(exported, threads=1).encode(np.broadcast_to(rgb, (32, 44, 3)), grey=channels == 1)
+            coding = api.encoder_for(exported, threads=1).encode(
+                np.broadcast_to(rgb, (32, 44, 3)), grey=channels == 1
+            )
             expected = trained.codes(pictures)[0].numpy()
             # Stored weights have 12 bits.
             assert coding.codes.shape == expected.shape and (coding.codes == expected).mean() > 0.98, name
-            remade = trained.reconstruct(torch.from_numpy(coding.codes[None].astype(np.int64)))[0].numpy().transpose(1, 2, 0)
+            remade = (
+                trained.reconstruct(torch.from_numpy(coding.codes[None].astype(np.int64)))[0]
+                .numpy()
+                .transpose(1, 2, 0)
+            )
         pixels = api.decoder_for(exported, threads=1).pixels(coding, (32, 44))
         assert np.abs(np.clip((remade + 1) * 127.5, 0, 255) - pixels).max() < 1.5, name
 
 
 def test_the_vqgan_codes_pictures_of_any_size():
     torch.manual_seed(0)
-    trained = VqVae(VqganBackbone(3, 32, width=32, multipliers=(1, 1), blocks=1), LooCQuantizer(32, 4, 16, beta=2)).eval()
-    exported = read_stored_copy(grid_model(trained, "x", [to_network(np.stack([photo(32, 32, seed=seed) for seed in range(4)]))]), tile=8)
+    trained = VqVae(
+        VqganBackbone(3, 32, width=32, multipliers=(1, 1), blocks=1), LooCQuantizer(32, 4, 16, beta=2)
+    ).eval()
+    exported = read_stored_copy(
+        grid_model(trained, "x", [to_network(np.stack([photo(32, 32, seed=seed) for seed in range(4)]))]), tile=8
+    )
     for width, height in SIZES[1:]:
         rgb = photo(width, height, seed=2)
         data = api.compress(rgb, model=exported)
@@ -202,7 +244,10 @@ def test_an_interrupted_run_goes_on(home, tmp_path, monkeypatch):
 def test_grey_models_are_for_grey_pictures(tmp_path):
     write_mnist(tmp_path, counts=(40, 4))
     config, settings = PaperConfig(codebook_size=16, codevector_dim=32), TrainSettings(steps=2, batch=8)
-    assert train_paper_model(PaperRequest(data=tmp_path, out=tmp_path / "run", config=config, settings=settings, dataset="mnist"), lambda kind, row: None)
+    assert train_paper_model(
+        PaperRequest(data=tmp_path, out=tmp_path / "run", config=config, settings=settings, dataset="mnist"),
+        lambda kind, row: None,
+    )
     model = read_grid_model(tmp_path / "run" / "weights.safetensors")
     grey = Image.fromarray(photo(28, 28, seed=1)).convert("L")
     restored = api.decompress(api.compress(grey, model=model), model=model)
@@ -220,13 +265,15 @@ def test_a_measured_row_leaves_a_weights_file(tmp_path):
     from looc_codec.reproduction.run import RowRequest, pictures_for, run_row
 
     write_mnist(tmp_path, counts=(32, 16))
-    asked = RowRequest(parse_row("cvq-16x32"), "mnist", tmp_path, tmp_path / "out", TrainSettings(epochs=1.0, batch=16))
+    asked = RowRequest(
+        parse_row("cvq-16x32"), "mnist", tmp_path, tmp_path / "out", TrainSettings(epochs=1.0, batch=16)
+    )
     run_row(asked, pictures_for("mnist", tmp_path, asked.settings))
     found = read_grid_model(asked.folder / "weights.safetensors")
     assert (found.config.planes, found.config.codebook_size, found.config.codevector_dim) == (1, 16, 32)
 
 
-# --- without torch ------------------------------------------------------------------------------------------------------
+# --- without torch ------------------------------------------------------------------------------------------------
 
 
 def test_no_torch_where_files_are_written_and_read(weights, tmp_path):
@@ -244,7 +291,9 @@ model = api.load_model({str(weights)!r})
 print(api.decompress(api.compress(rgb, model=model), model=model).size)
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT), "LOOC_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, env=environment
+    )
     assert done.returncode == 0 and done.stdout.strip() == "(47, 33)", done.stderr
 
 
@@ -256,11 +305,14 @@ def test_codes_agree_under_threads_and_instruction_sets(weights):
     folder.mkdir(exist_ok=True)
     (folder / "a.looc").write_bytes(api.compress(rgb, model=str(weights)))
     settings = (Setting("one", threads=1), Setting("two, as stored", threads=2, optimise=False))
-    found = [launch(Variant("v", settings, environment), folder, model=str(weights), files=[folder / "a.looc"]) for environment in ({}, AVX2_ENVIRONMENT)]
+    found = [
+        launch(Variant("v", settings, environment), folder, model=str(weights), files=[folder / "a.looc"])
+        for environment in ({}, AVX2_ENVIRONMENT)
+    ]
     assert len({setting["codes"]["a"] for each in found for setting in each["settings"]}) == 1
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------------
+# --- what is refused ----------------------------------------------------------------------------------------------
 
 
 def test_damaged_files_are_refused(model):
@@ -281,9 +333,11 @@ def test_other_codes_behind_a_sound_checksum_are_refused(model):
     segment = bytearray(file.segments[0])
     segment[3] ^= 0x40
     for changed, words in (
-        ({"segments": (bytes(segment),)}, "match the checksum|cannot be decoded|does not end"), ({"code_checksum": file.code_checksum ^ 1}, "match the checksum"),
-        ({"segments": (*file.segments, b"")}, "other parts than its model writes"), ({"filter": b"\x01\x02"}, "other parts|filter|malformed"),
-    ):  # fmt: skip
+        ({"segments": (bytes(segment),)}, "match the checksum|cannot be decoded|does not end"),
+        ({"code_checksum": file.code_checksum ^ 1}, "match the checksum"),
+        ({"segments": (*file.segments, b"")}, "other parts than its model writes"),
+        ({"filter": b"\x01\x02"}, "other parts|filter|malformed"),
+    ):
         with pytest.raises(FormatError, match=words):
             api.decompress(pack(dataclasses.replace(file, **changed)), model=model)
 
@@ -313,13 +367,31 @@ def test_what_an_index_grid_does_not_have_gets_a_sentence(home, weights, model, 
 def test_its_point_stands_in_a_report(weights, tmp_path):
     (tmp_path / "pictures").mkdir()
     Image.fromarray(photo(64, 64, seed=6)).save(tmp_path / "pictures" / "a.png")
-    words = ("report", tmp_path / "pictures", "--out", tmp_path / "out", "-m", weights, "--jobs", 1, "--codecs", "looc,looc-effort1,jpeg", "--metrics", "psnr")
+    words = (
+        "report",
+        tmp_path / "pictures",
+        "--out",
+        tmp_path / "out",
+        "-m",
+        weights,
+        "--jobs",
+        1,
+        "--codecs",
+        "looc,looc-effort1,jpeg",
+        "--metrics",
+        "psnr",
+    )
     done = run(*words)
     assert done.exit_code == 0, done.output
     points = json.loads((tmp_path / "out" / "results.json").read_text())["points"]
-    assert [point["quality"] for point in points if point["codec"] == "looc"] == [50] and not any(point["codec"] == "looc-effort1" for point in points)
+    assert [point["quality"] for point in points if point["codec"] == "looc"] == [50] and not any(
+        point["codec"] == "looc-effort1" for point in points
+    )
     own = next(point for point in points if point["codec"] == "looc")
-    assert f"| looc, PSNR, dB | {own['bpp']:.3f} | {own['psnr_db']:.2f} |" in (tmp_path / "out" / "summary.md").read_text()
+    assert (
+        f"| looc, PSNR, dB | {own['bpp']:.3f} | {own['psnr_db']:.2f} |"
+        in (tmp_path / "out" / "summary.md").read_text()
+    )
     assert (tmp_path / "out" / "report.html").exists()
 
 
@@ -341,10 +413,20 @@ def test_small_versions_are_means_of_the_whole(model):
 
 
 def test_bad_configurations_are_refused(home, tmp_path):
-    for values, words in (({"base": "looc-gan"}, "none of looc-vae, looc-vqgan"), ({"base": "looc-vae", "layers": 3}, "layers"), ({"base": "looc-vae", "beta": "2"}, "beta")):
+    for values, words in (
+        ({"base": "looc-gan"}, "none of looc-vae, looc-vqgan"),
+        ({"base": "looc-vae", "layers": 3}, "layers"),
+        ({"base": "looc-vae", "beta": "2"}, "beta"),
+    ):
         with pytest.raises(ModelError, match=words):
             PaperConfig.from_dict(values)
-    request = PaperRequest(data=home, out=tmp_path / "x", config=PaperConfig(codevector_dim=5), settings=TrainSettings(steps=1, batch=4), dataset="cifar10")
+    request = PaperRequest(
+        data=home,
+        out=tmp_path / "x",
+        config=PaperConfig(codevector_dim=5),
+        settings=TrainSettings(steps=1, batch=4),
+        dataset="cifar10",
+    )
     with pytest.raises(ModelError, match="not a multiple of codevector_dim 5"):
         train_paper_model(request, lambda kind, row: None)
     vqgan = dataclasses.replace(request, config=PaperConfig(base="looc-vqgan"))
@@ -352,7 +434,7 @@ def test_bad_configurations_are_refused(home, tmp_path):
         train_paper_model(vqgan, lambda kind, row: None)
 
 
-# --- the weights file ---------------------------------------------------------------------------------------------------
+# --- the weights file ---------------------------------------------------------------------------------------------
 
 
 def test_kinds_of_weights_files_are_told_apart(weights, tiny_model_file, tiny_model, tmp_path):
@@ -376,7 +458,18 @@ def test_a_written_model_is_the_model(model, tmp_path):
     assert again.fingerprint == model.fingerprint and again.config == model.config
 
 
-@pytest.mark.parametrize("name", ["core.codebook.codevectors", "core.tables.classes", "core.tables.sources", "core.tables.rows", "core.tables.frequencies", "network.encoder.0.weight", "graph.analysis"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "core.codebook.codevectors",
+        "core.tables.classes",
+        "core.tables.sources",
+        "core.tables.rows",
+        "core.tables.frequencies",
+        "network.encoder.0.weight",
+        "graph.analysis",
+    ],
+)
 def test_changed_weights_files_are_refused(weights, tmp_path, name):
     with safe_open(weights, framework="np") as file:
         meta, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
@@ -390,7 +483,8 @@ def test_changed_weights_files_are_refused(weights, tmp_path, name):
 
 
 def test_loading_in_the_background_ends_with_the_process(model):
-    """A daemon thread in ONNX Runtime aborts the process when the interpreter ends first, as when a picture cannot be read."""
+    """A daemon thread in ONNX Runtime aborts the process when the interpreter ends first, as when a picture cannot be
+    read."""
     thread = api.encoder_for(model, threads=1).prepare()
     assert not thread.daemon
     thread.join()

@@ -1,8 +1,9 @@
-"""Pixels to the index grid of a model of the paper's kind, and back: nearest codevectors, and networks on tiles with halos.
+"""Pixels to the index grid of a model of the paper's kind, and back: nearest codevectors, and networks on tiles with
+halos.
 
-Where a network sees no further than its halo, tiles make the very picture that the whole network would make. The f16 VQGAN has
-layers that see everything (normalisation over groups, attention); there each tile of about the size of its training pictures is
-a picture of its own, and its halo softens the seams.
+Where a network sees no further than its halo, tiles make the very picture that the whole network would make. The f16
+VQGAN has layers that see everything (normalisation over groups, attention); there each tile of about the size of its
+training pictures is a picture of its own, and its halo softens the seams.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _ANALYSIS_SHARE, _CODES_SHARE = 0.6, 0.5
 
 @dataclass(frozen=True)
 class GridCoding:
-    """A picture's index grid: codes `(p, f h, f w)` uint16 and what a file holds of them. A grey picture has equal planes."""
+    """A picture's index grid: codes `(p, f h, f w)` uint16 and what a file holds of them. A grey picture has equal
+    planes."""
 
     level: int
     grey: bool
@@ -52,11 +54,17 @@ def checksum_of(codes: np.ndarray) -> int:
 
 
 def require_default(model: GridModel, *, asked: bool, effort: int) -> None:
-    """OptionError where a quality or target is `asked` for, or an effort, which a model with one index grid for a picture does not have."""
+    """OptionError where a quality or target is `asked` for, or an effort, which a model with one index grid for a
+    picture does not have."""
     if asked:
-        raise OptionError(f"the model {model.name} has one quality: an index grid, as the LooC paper codes pictures; leave the quality or target away")
+        raise OptionError(
+            f"the model {model.name} has one quality: an index grid, as the LooC paper codes pictures;"
+            " leave the quality or target away"
+        )
     if effort:
-        raise OptionError(f"the model {model.name} has no effort: its codes are the nearest codevectors; leave it away")
+        raise OptionError(
+            f"the model {model.name} has no effort: its codes are the nearest codevectors; leave it away"
+        )
 
 
 class GridEncoder:
@@ -79,7 +87,9 @@ class GridEncoder:
     def encode(self, rgb: np.ndarray, level: int = ONLY_LEVEL, *, grey: bool = False) -> GridCoding:
         """The coding of pixels `(H, W, 3)` uint8. ImageError for a colour picture where the model is for grey ones."""
         if self.model.config.image_channels == 1 and not grey:
-            raise ImageError(f"the model {self.model.name} is for grey pictures and this one is in colour; use another model")
+            raise ImageError(
+                f"the model {self.model.name} is for grey pictures and this one is in colour; use another model"
+            )
         with progress.part(0, _ANALYSIS_SHARE):
             codes = self.codes(rgb)
         return GridCoding(ONLY_LEVEL, grey, (self.model.coder.encode(codes[None]),), checksum_of(codes), codes)
@@ -94,7 +104,10 @@ class GridEncoder:
         for tile in each_tile(height, width, config.tile):
             outer = tile.widened(config.analysis_halo, height, width)
             part = outer.scaled(patch).of(planes)
-            missing = ((outer.bottom - outer.top) * patch - part.shape[1], (outer.right - outer.left) * patch - part.shape[2])
+            missing = (
+                (outer.bottom - outer.top) * patch - part.shape[1],
+                (outer.right - outer.left) * patch - part.shape[2],
+            )
             pixels = np.pad(part, ((0, 0), (0, missing[0]), (0, missing[1])), mode="edge")
             (latent,) = self.engine.run(ANALYSIS, pixels=pixels[None])
             inner = outer.margins(tile).scaled(factor).cut_off(latent[0])
@@ -105,9 +118,16 @@ class GridEncoder:
         """The codes `(p, h, w)` of a latent `(p d*, h, w)` float32."""
         config = self.model.config
         _, height, width = latent.shape
-        units = latent.reshape(config.planes, config.codevector_dim, height, width).transpose(0, 2, 3, 1).reshape(-1, config.codevector_dim)
+        units = (
+            latent.reshape(config.planes, config.codevector_dim, height, width)
+            .transpose(0, 2, 3, 1)
+            .reshape(-1, config.codevector_dim)
+        )
         chunk = max(1, SCORES // config.codebook_size)
-        found = [(units[start : start + chunk] @ self._matrix - self._offset).argmax(1) for start in range(0, len(units), chunk)]
+        found = [
+            (units[start : start + chunk] @ self._matrix - self._offset).argmax(1)
+            for start in range(0, len(units), chunk)
+        ]
         return np.concatenate(found).reshape(config.planes, height, width)
 
 
@@ -120,7 +140,10 @@ class GridDecoder:
     def decode(self, file: Container, groups: int | None = None) -> GridCoding:
         """The codes of a file, all checked. FormatError for codes that are not those that were written."""
         if groups not in (None, 1):
-            raise FormatError(f"files of the model {self.model.name} are one index grid and have no channel groups to choose from; leave their number away")
+            raise FormatError(
+                f"files of the model {self.model.name} are one index grid and have no channel groups to choose"
+                " from; leave their number away"
+            )
         if len(file.segments) != 1 or file.segments[0] is None or file.filter:
             raise FormatError("the file has other parts than its model writes; it is damaged")
         config = self.model.config
@@ -157,7 +180,8 @@ class GridDecoder:
             return self.pixels(coding, (file.height, file.width))
 
     def restore_small(self, file: Container, shrink: int, groups: int | None = None) -> np.ndarray:
-        """The picture of a file at 1/`shrink` of its size, rounded up: means of the whole picture, which takes as long to make."""
+        """The picture of a file at 1/`shrink` of its size, rounded up: means of the whole picture, which takes as
+        long to make."""
         whole = self.restore(file, groups)
         missing = ((0, -file.height % shrink), (0, -file.width % shrink), (0, 0))
         blocks = np.pad(whole, missing, mode="edge")

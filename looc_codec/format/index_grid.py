@@ -1,10 +1,11 @@
-"""The index grid of a model of the paper's kind as bytes: LooC's m x h x w codes, one symbol each, under conditional tables.
+"""The index grid of a model of the paper's kind as bytes: LooC's m x h x w codes, one symbol each, under conditional
+tables.
 
-A code's table depends on two earlier codes, its sources: the plane's left neighbour, its upper one, or another plane of the same
-position. A source enters as the class of its codevector. Positions are coded in diagonals from the upper left corner, and in a
-diagonal plane by plane, so that all codes of a plane on a diagonal are independent of each other and are read together. Tables
-and classes are whole numbers, so every machine reads the same codes. docs/FORMAT.md describes the same for people who write
-another reader.
+A code's table depends on two earlier codes, its sources: the plane's left neighbour, its upper one, or another plane
+of the same position. A source enters as the class of its codevector. Positions are coded in diagonals from the upper
+left corner, and in a diagonal plane by plane, so that all codes of a plane on a diagonal are independent of each
+other and are read together. Tables and classes are whole numbers, so every machine reads the same codes.
+docs/FORMAT.md describes the same for people who write another reader.
 """
 
 from __future__ import annotations
@@ -28,10 +29,19 @@ LEFT, UP = -1, -2
 """Sources that are neighbours of the same plane; 0 and more are earlier planes of the same position."""
 MATCHES = ("cosine", "l2")
 _LIMITS = {
-    "version": (0, 2**31), "image_channels": (1, 3), "patch": (1, 64), "grid_factor": (1, 4), "planes": (1, 4096), "codebook_size": (2, 32767),
-    "codevector_dim": (1, 1024), "analysis_halo": (0, 64), "synthesis_halo": (0, 64), "tile": (1, 1024),
-}  # fmt: skip
-"""Smallest and largest value of every whole number: a weights file from anywhere must not make looc build a grid of any size."""
+    "version": (0, 2**31),
+    "image_channels": (1, 3),
+    "patch": (1, 64),
+    "grid_factor": (1, 4),
+    "planes": (1, 4096),
+    "codebook_size": (2, 32767),
+    "codevector_dim": (1, 1024),
+    "analysis_halo": (0, 64),
+    "synthesis_halo": (0, 64),
+    "tile": (1, 1024),
+}
+"""Smallest and largest value of every whole number: a weights file from anywhere must not make looc build a grid of
+any size."""
 _MAX_VALUES_PER_POSITION = 2**16
 _MAX_CONTEXT_CLASSES = 64
 _FORMAT_CRITICAL = ("patch", "grid_factor", "planes", "codebook_size", "codevector_dim")
@@ -41,9 +51,10 @@ _FORMAT_CRITICAL = ("patch", "grid_factor", "planes", "codebook_size", "codevect
 class GridConfig:
     """Sizes of a LooC-VAE as a codec.
 
-    A position stands for `patch` x `patch` pixels of `image_channels` (1 or 3) channels. It has `planes` codes (m; where beta is
-    above 1, `grid_factor` along each side times as many) into `codebook_size` codevectors (K) of `codevector_dim` values (d*), which
-    are chosen by `match`. Networks work on tiles of `tile` positions a side with halos of so many positions around them.
+    A position stands for `patch` x `patch` pixels of `image_channels` (1 or 3) channels. It has `planes` codes (m;
+    where beta is above 1, `grid_factor` along each side times as many) into `codebook_size` codevectors (K) of
+    `codevector_dim` values (d*), which are chosen by `match`. Networks work on tiles of `tile` positions a side with
+    halos of so many positions around them.
     """
 
     name: str
@@ -72,7 +83,9 @@ class GridConfig:
         if not problems and self.image_channels == 2:
             problems.append("image_channels is neither 1 nor 3")
         if not problems and self.planes * self.codevector_dim > _MAX_VALUES_PER_POSITION:
-            problems.append(f"planes of {self.planes} x {self.codevector_dim} values are more than {_MAX_VALUES_PER_POSITION}")
+            problems.append(
+                f"planes of {self.planes} x {self.codevector_dim} values are more than {_MAX_VALUES_PER_POSITION}"
+            )
         if problems:
             raise ModelError(f"invalid model configuration: {'; '.join(problems)}")
 
@@ -89,7 +102,9 @@ class GridConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or set(values) != known:
             wrong = sorted(set(values) ^ known) if isinstance(values, dict) else values
-            raise ModelError(f"the model configuration has other fields than this looc knows ({wrong}); a newer looc may be needed")
+            raise ModelError(
+                f"the model configuration has other fields than this looc knows ({wrong}); a newer looc may be needed"
+            )
         return cls(**values)
 
 
@@ -97,9 +112,9 @@ class GridConfig:
 class GridTables:
     """How codes of p planes with K codevectors are coded.
 
-    `classes` `(p, K)` uint8: the class of each codevector, below w - 1; class w - 1 is that of what lies beyond the grid. `sources`
-    `(p, 2)` int16. `rows` `(p, w, w)` int32: which table a pair of classes has. `frequencies` `(rows, K)` int32, each at least 1, each row
-    adding up to 2^24.
+    `classes` `(p, K)` uint8: the class of each codevector, below w - 1; class w - 1 is that of what lies beyond the
+    grid. `sources` `(p, 2)` int16. `rows` `(p, w, w)` int32: which table a pair of classes has. `frequencies` `(rows,
+    K)` int32, each at least 1, each row adding up to 2^24.
     """
 
     classes: np.ndarray
@@ -111,7 +126,8 @@ class GridTables:
         planes, size = self.classes.shape
         width = self.rows.shape[1] if self.rows.ndim == 3 else 0
         sound = (
-            (self.classes.dtype, self.sources.dtype, self.rows.dtype, self.frequencies.dtype) == (np.uint8, np.int16, np.int32, np.int32)
+            (self.classes.dtype, self.sources.dtype, self.rows.dtype, self.frequencies.dtype)
+            == (np.uint8, np.int16, np.int32, np.int32)
             and self.sources.shape == (planes, 2)
             and self.rows.shape == (planes, width, width)
             and 2 <= width <= _MAX_CONTEXT_CLASSES
@@ -154,7 +170,9 @@ class GridCoder:
         encoder = SegmentEncoder(self.bank)
         for ys, xs in diagonals(height, width):
             rows = np.stack([self._rows(rim, plane, ys, xs) for plane in range(planes)])
-            encoder.append(codes[:, :, ys, xs].transpose(1, 0, 2).reshape(-1), rows.reshape(-1), [count * len(ys)] * planes)
+            encoder.append(
+                codes[:, :, ys, xs].transpose(1, 0, 2).reshape(-1), rows.reshape(-1), [count * len(ys)] * planes
+            )
         return encoder.finish()
 
     def decode(self, data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
@@ -171,7 +189,8 @@ class GridCoder:
         return codes
 
     def _with_rim(self, shape: tuple[int, int, int, int]) -> np.ndarray:
-        """Room for the classes of all codes, `(p, n, h + 1, w + 1)` uint8: the first row and column are beyond the grid."""
+        """Room for the classes of all codes, `(p, n, h + 1, w + 1)` uint8: the first row and column are beyond the
+        grid."""
         count, planes, height, width = shape
         return np.full((planes, count, height + 1, width + 1), self.tables.width - 1, np.uint8)
 

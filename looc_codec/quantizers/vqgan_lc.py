@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from looc_codec.errors import ModelError
-from looc_codec.quantizers.search import nearest
 from looc_codec.quantizers.vqgan_fc import ProjectedQuantizer
 
 

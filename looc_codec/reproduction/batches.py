@@ -1,4 +1,5 @@
-"""Training pictures as batches on the device: each batch is a function of the seed and the step alone, so that a resumed run sees the same."""
+"""Training pictures as batches on the device: each batch is a function of the seed and the step alone, so that a
+resumed run sees the same."""
 
 from __future__ import annotations
 
@@ -66,8 +67,8 @@ class FilePictures:
 
 
 class Batches(Protocol):
-    """Batches in -1..1, `(B, c, H, W)` on a device, by step; an epoch has `steps_per_epoch` of them. `image_channels` is c, `variance` that
-    of the pixels in 0..1."""
+    """Batches in -1..1, `(B, c, H, W)` on a device, by step; an epoch has `steps_per_epoch` of them. `image_channels`
+    is c, `variance` that of the pixels in 0..1."""
 
     steps_per_epoch: int
     image_channels: int
@@ -91,7 +92,9 @@ class EpochBatches:
         self.variance = pixel_variance(pictures)
         self._held: Tensor | None = None
         if isinstance(pictures, ArrayPictures) and device != "meta":
-            self._held = torch.from_numpy(pictures.pictures.transpose(0, 3, 1, 2).copy()).to(device, memory_format=torch.channels_last)
+            self._held = torch.from_numpy(pictures.pictures.transpose(0, 3, 1, 2).copy()).to(
+                device, memory_format=torch.channels_last
+            )
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
 
     def at(self, step: int) -> Tensor:
@@ -105,7 +108,8 @@ class EpochBatches:
 
 
 class CropBatches:
-    """Random crops of photographs of any size, flipped and transposed at random; an epoch is as many crops as there are pictures."""
+    """Random crops of photographs of any size, flipped and transposed at random; an epoch is as many crops as there
+    are pictures."""
 
     image_channels = 3
 
@@ -116,13 +120,21 @@ class CropBatches:
         self.variance = variance_of(counts)
 
     def at(self, step: int) -> Tensor:
-        generator = torch.Generator(self.store.pixels.device).manual_seed(int(np.random.SeedSequence((self.seed, step)).generate_state(1)[0]))
-        return (self.store.crops(self.batch, self.side, generator) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        generator = torch.Generator(self.store.pixels.device).manual_seed(
+            int(np.random.SeedSequence((self.seed, step)).generate_state(1)[0])
+        )
+        return (self.store.crops(self.batch, self.side, generator) / 127.5 - 1).contiguous(
+            memory_format=torch.channels_last
+        )
 
 
 def pixel_variance(pictures: Pictures) -> float:
     """Variance of all training values in 0..1; of the first 1000 pictures where they are files."""
-    held = pictures.pictures if isinstance(pictures, ArrayPictures) else pictures.take(np.arange(min(len(pictures), 1000)))
+    held = (
+        pictures.pictures
+        if isinstance(pictures, ArrayPictures)
+        else pictures.take(np.arange(min(len(pictures), 1000)))
+    )
     return variance_of(np.bincount(held.reshape(-1), minlength=256).astype(np.float64))
 
 

@@ -25,11 +25,12 @@ from looc_codec.training.export import PLANE, exported_graph
 
 PREFIX = "network."
 HALOS = {SmallBackbone: 4}
-"""Positions beyond a tile's rim that the networks see. Encoder of the small one: one for both strided convolutions, whose rims
-are less than a position together, one for the 3 x 3 convolution and one for each of two residual blocks. Decoder: likewise, the
-transposed convolutions in place of the strided ones."""
+"""Positions beyond a tile's rim that the networks see. Encoder of the small one: one for both strided convolutions,
+whose rims are less than a position together, one for the 3 x 3 convolution and one for each of two residual blocks.
+Decoder: likewise, the transposed convolutions in place of the strided ones."""
 GLOBAL_HALO, GLOBAL_TILE = 4, 16
-"""The same for the VQGAN, which sees everything, and the side of its tiles: with their halos they are 1.5 times its training pictures."""
+"""The same for the VQGAN, which sees everything, and the side of its tiles: with their halos they are 1.5 times its
+training pictures."""
 SMALL_TILE = 96
 TABLE_ENTRIES = 1 << 21
 """Most entries of the tables of a weights file, which takes two bytes for each."""
@@ -39,34 +40,44 @@ TABLE_POSITIONS = 320_000
 
 
 def can_be_exported(quantizer: Quantizer) -> bool:
-    """Whether a quantizer is one codebook for all planes, as an index grid has it: LooC, and one code for each position."""
+    """Whether a quantizer is one codebook for all planes, as an index grid has it: LooC, and one code for each
+    position."""
     return isinstance(quantizer, (LooCQuantizer, OneCodeQuantizer))
 
 
 def grid_model(model: VqVae, name: str, batches: Iterable[Tensor], description: str = "") -> GridModel:
-    """The codec model of a trained network. `batches` of training pictures `(B, c, H, W)` in -1..1 are what its tables are counted on.
+    """The codec model of a trained network. `batches` of training pictures `(B, c, H, W)` in -1..1 are what its
+    tables are counted on.
 
-    The weights are rounded as the file stores them before anything is counted. Raises ModelError where the quantizer has more than
-    one codebook, or weights are not finite.
+    The weights are rounded as the file stores them before anything is counted. Raises ModelError where the quantizer
+    has more than one codebook, or weights are not finite.
     """
     if not can_be_exported(model.quantizer):
-        raise ModelError("only networks with one codebook for all planes can code files: LooC, and those with one code for each position")
+        raise ModelError(
+            "only networks with one codebook for all planes can code files: LooC, and those with one code"
+            " for each position"
+        )
     model = copy.deepcopy(model).to("cpu", memory_format=torch.contiguous_format).eval().requires_grad_(False)
     parameters = {PREFIX + key: value.float().numpy() for key, value in model.backbone.state_dict().items()}
     if not all(np.isfinite(value).all() for value in parameters.values()):
         raise ModelError("the model has weights that are not finite numbers")
     stored = stored_transforms(parameters)
     rounded = {
-        key.removeprefix(PREFIX): unpack_weights(value, stored.tensors[key + SCALES], stored.shapes[key]) if key in stored.shapes else value.astype(np.float32)
-        for key, value in stored.tensors.items() if not key.endswith(SCALES)
-    }  # fmt: skip
+        key.removeprefix(PREFIX): unpack_weights(value, stored.tensors[key + SCALES], stored.shapes[key])
+        if key in stored.shapes
+        else value.astype(np.float32)
+        for key, value in stored.tensors.items()
+        if not key.endswith(SCALES)
+    }
     model.backbone.load_state_dict({key: torch.from_numpy(value) for key, value in rounded.items()})
     config = config_of(model, name)
     codevectors = model.quantizer.codebook.codevectors.numpy()
     with torch.inference_mode():
         codes = np.concatenate([model.codes(batch).numpy() for batch in batches])
     tables = fitted_tables(codes, np.broadcast_to(codevectors, (config.planes, *codevectors.shape)), TABLE_ENTRIES)
-    return GridModel(config, core_of(codevectors, tables), stored.tensors, stored.shapes, graphs_of(model, config), description)
+    return GridModel(
+        config, core_of(codevectors, tables), stored.tensors, stored.shapes, graphs_of(model, config), description
+    )
 
 
 def table_batches(batches: Batches, patch: int) -> list[Tensor]:
@@ -84,13 +95,22 @@ def config_of(model: VqVae, name: str) -> GridConfig:
     patch = backbone.positions_per_side
     spread = spread_of(quantizer)(torch.zeros(1, quantizer.channels, 2, 2))
     halo = HALOS.get(type(backbone), GLOBAL_HALO)
-    # Interpolation before the search sees one position more, and so does the blur after it in the grid of the paper's count.
+    # Interpolation before the search sees one position more, and so does the blur after it in the grid of the paper's
+    # count.
     interpolated = getattr(quantizer, "beta", 1) > 1
     return GridConfig(
-        name=name, image_channels=image_channels, patch=patch, grid_factor=spread.shape[2] // 2, planes=spread.shape[1] // quantizer.codebook.dim,
-        codebook_size=quantizer.codebook.size, codevector_dim=quantizer.codebook.dim, match=quantizer.codebook.match, analysis_halo=halo + interpolated,
-        synthesis_halo=halo + interpolated, tile=SMALL_TILE if type(backbone) in HALOS else GLOBAL_TILE,
-    )  # fmt: skip
+        name=name,
+        image_channels=image_channels,
+        patch=patch,
+        grid_factor=spread.shape[2] // 2,
+        planes=spread.shape[1] // quantizer.codebook.dim,
+        codebook_size=quantizer.codebook.size,
+        codevector_dim=quantizer.codebook.dim,
+        match=quantizer.codebook.match,
+        analysis_halo=halo + interpolated,
+        synthesis_halo=halo + interpolated,
+        tile=SMALL_TILE if type(backbone) in HALOS else GLOBAL_TILE,
+    )
 
 
 def spread_of(quantizer: Quantizer) -> Callable[[Tensor], Tensor]:
@@ -114,6 +134,10 @@ def graphs_of(model: VqVae, config: GridConfig) -> dict:
     pixels = torch.zeros(1, config.image_channels, 6 * config.patch, 7 * config.patch)
     latent = torch.zeros(1, config.planes * config.codevector_dim, height, width)
     return {
-        ANALYSIS: exported_graph(lambda m, x: spread(m.encode(x / 127.5 - 1)), backbone, PREFIX, {"pixels": pixels}, (PLANE,)),
-        SYNTHESIS: exported_graph(lambda m, x: (m.decode(gather(x)) + 1) * 127.5, backbone, PREFIX, {"latent": latent}, (PLANE,)),
+        ANALYSIS: exported_graph(
+            lambda m, x: spread(m.encode(x / 127.5 - 1)), backbone, PREFIX, {"pixels": pixels}, (PLANE,)
+        ),
+        SYNTHESIS: exported_graph(
+            lambda m, x: (m.decode(gather(x)) + 1) * 127.5, backbone, PREFIX, {"latent": latent}, (PLANE,)
+        ),
     }

@@ -17,11 +17,22 @@ from looc_codec.datasets import SMALL_SETS, load_small, training_pictures
 from looc_codec.errors import ImageError, ModelError
 from looc_codec.quantizers.looc import LooCQuantizer
 from looc_codec.reproduction.backbones import SmallBackbone, VqganBackbone
-from looc_codec.reproduction.batches import ArrayPictures, Batches, CropBatches, EpochBatches, limited_title
+from looc_codec.reproduction.batches import (
+    ArrayPictures,
+    Batches,
+    CropBatches,
+    EpochBatches,
+    limited_title,
+)
 from looc_codec.reproduction.export import grid_model, table_batches
 from looc_codec.reproduction.judges import lpips_missing
 from looc_codec.reproduction.rows import PHOTO_CHANNELS, SMALL_CHANNELS
-from looc_codec.reproduction.trainer import PHOTO_RATE_PER_PICTURE, SMALL_RATE, RowTrainer, TrainSettings
+from looc_codec.reproduction.trainer import (
+    PHOTO_RATE_PER_PICTURE,
+    SMALL_RATE,
+    RowTrainer,
+    TrainSettings,
+)
 from looc_codec.reproduction.vqvae import VqVae
 from looc_codec.training.checkpoint import read_meta
 
@@ -31,8 +42,8 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass(frozen=True)
 class PaperConfig:
-    """Sizes of the paper's model: `base` is "looc-vae", the small VQ-VAE, or "looc-vqgan", the f16 VQGAN; K codevectors of d* values,
-    and beta, the factor of the interpolation."""
+    """Sizes of the paper's model: `base` is "looc-vae", the small VQ-VAE, or "looc-vqgan", the f16 VQGAN; K
+    codevectors of d* values, and beta, the factor of the interpolation."""
 
     base: str = "looc-vae"
     codebook_size: int = 256
@@ -49,7 +60,10 @@ class PaperConfig:
         kinds = {field.name: str if field.name in ("base", "name") else int for field in fields(cls)}
         wrong = [name for name, value in values.items() if name not in kinds or type(value) is not kinds[name]]
         if wrong:
-            raise ModelError(f"the model configuration has unknown or ill-typed fields ({', '.join(sorted(wrong))}); known are {', '.join(kinds)}")
+            raise ModelError(
+                f"the model configuration has unknown or ill-typed fields ({', '.join(sorted(wrong))});"
+                f" known are {', '.join(kinds)}"
+            )
         return replace(PAPER_CONFIGS[base], **values)
 
     @property
@@ -68,7 +82,8 @@ PAPER_CONFIGS = {"looc-vae": PaperConfig(), "looc-vqgan": PaperConfig(base="looc
 
 @dataclass(frozen=True)
 class PaperRequest:
-    """What `looc train` was asked for. `crop` is the side of the crops of photographs; None for 64, with the VQGAN 256."""
+    """What `looc train` was asked for. `crop` is the side of the crops of photographs; None for 64, with the VQGAN
+    256."""
 
     data: Path
     out: Path
@@ -107,31 +122,46 @@ def build_paper_model(config: PaperConfig, image_channels: int) -> VqVae:
 
 
 def open_batches(request: PaperRequest, report: Report) -> Batches:
-    """The training pictures: small sets as they are, photographs as crops. ImageError where there are none large enough."""
+    """The training pictures: small sets as they are, photographs as crops. ImageError where there are none large
+    enough."""
     config, settings = request.config, request.settings
     if request.dataset in SMALL_SETS:
         if config.is_vqgan:
-            raise ImageError(f"looc-vqgan needs photographs of {request.crop or 256} pixels a side; {request.dataset} is for looc-vae")
+            raise ImageError(
+                f"looc-vqgan needs photographs of {request.crop or 256} pixels a side; {request.dataset}"
+                " is for looc-vae"
+            )
         if request.crop is not None:
             raise ModelError(f"{config.base} takes the pictures of {request.dataset} whole; leave --crop away")
         found = load_small(request.dataset, request.data, "train")
-        pictures = ArrayPictures(limited_title(found.title, len(found.pictures), settings.limit), found.pictures[: settings.limit])
+        pictures = ArrayPictures(
+            limited_title(found.title, len(found.pictures), settings.limit), found.pictures[: settings.limit]
+        )
         report("loading", {"pictures": len(pictures)})
         return EpochBatches(pictures, settings.batch, settings.seed, request.device)
     side = request.crop or (256 if config.is_vqgan else 64)
     if side % config.patch:
         raise ModelError(f"--crop {side} is not a multiple of {config.patch}")
-    held = training_pictures(request.dataset, request.data, min_side=side, limit=settings.limit, progress=lambda count: report("loading", {"pictures": count}))
+    held = training_pictures(
+        request.dataset,
+        request.data,
+        min_side=side,
+        limit=settings.limit,
+        progress=lambda count: report("loading", {"pictures": count}),
+    )
     if not held:
-        raise ImageError(f"{request.data} holds no picture with both sides of at least {side} pixels; choose a smaller --crop")
+        raise ImageError(
+            f"{request.data} holds no picture with both sides of at least {side} pixels; choose a smaller --crop"
+        )
     return CropBatches(PictureStore(held, request.device), settings.batch, side, settings.seed)
 
 
 def train_paper_model(request: PaperRequest, report: Report) -> bool:
-    """Trains and writes `out`/weights.safetensors; False when it was interrupted, which leaves a checkpoint and no weights file.
+    """Trains and writes `out`/weights.safetensors; False when it was interrupted, which leaves a checkpoint and no
+    weights file.
 
-    `report(kind, figures)` is called with "loading", "training" and "done". Raises ModelError or ImageError when the request cannot
-    be carried out.
+    `report(kind, figures)` is called with "loading", "training" and "done". Raises ModelError or ImageError when the
+    request cannot be carried out.
     """
     checkpoint = request.out / CHECKPOINT
     if not request.resume and checkpoint.exists():
@@ -148,11 +178,21 @@ def train_paper_model(request: PaperRequest, report: Report) -> bool:
         # A run goes on as it began; only its budget may be another.
         config = PaperConfig(**stored["paper_config"])
         budget = {name: getattr(request.settings, name) for name in ("epochs", "minutes", "steps")}
-        request = replace(request, config=config, crop=stored["crop"], settings=replace(TrainSettings(**stored["settings"]), **budget))
+        request = replace(
+            request,
+            config=config,
+            crop=stored["crop"],
+            settings=replace(TrainSettings(**stored["settings"]), **budget),
+        )
     elif config.is_vqgan:
         # The papers' recipe of photographs; without LPIPS's weights L1 and the discriminator have to do.
         rate = request.settings.rate / SMALL_RATE * PHOTO_RATE_PER_PICTURE * request.settings.batch
-        request = replace(request, settings=replace(request.settings, rate=rate, decay=0.0, start="released", perceptual=lpips_missing() is None))
+        request = replace(
+            request,
+            settings=replace(
+                request.settings, rate=rate, decay=0.0, start="released", perceptual=lpips_missing() is None
+            ),
+        )
     batches = open_batches(request, report)
     torch.manual_seed(request.settings.seed)
     model = build_paper_model(config, batches.image_channels)
@@ -166,7 +206,17 @@ def train_paper_model(request: PaperRequest, report: Report) -> bool:
         first = trainer.step_count - 1 if first is None else first
         now = time.perf_counter()
         speed = (trainer.step_count - first) * request.settings.batch / max(now - started, 1e-9)
-        report("training", {"step": trainer.step_count, "progress": part, "seconds": now - started, "images_per_second": speed, "bpp": ""} | figures)
+        report(
+            "training",
+            {
+                "step": trainer.step_count,
+                "progress": part,
+                "seconds": now - started,
+                "images_per_second": speed,
+                "bpp": "",
+            }
+            | figures,
+        )
 
     try:
         trainer.run(checkpoint, told)
@@ -179,5 +229,7 @@ def train_paper_model(request: PaperRequest, report: Report) -> bool:
 
 def export_weights(trainer: RowTrainer, config: PaperConfig, description: str, path: Path) -> GridModel:
     """Writes the weights file of a trained network; returns the model as a reader will see it."""
-    write_model(grid_model(trainer.model, config.name, table_batches(trainer.batches, config.patch), description), path)
+    write_model(
+        grid_model(trainer.model, config.name, table_batches(trainer.batches, config.patch), description), path
+    )
     return read_grid_model(path)
