@@ -220,6 +220,8 @@ class Compression:
         if self.strip:
             picture = picture.without_metadata()
         record.notices = list(picture.notices)
+        content = images.content_notice(picture.rgb)
+        record.notices += [content] if content else []
         trial = api.compress_picture(
             picture,
             quality=DEFAULT_QUALITY if self.quality is None else self.quality,
