@@ -25,7 +25,7 @@ import numpy as np
 from looc_codec import api, images
 from looc_codec.codec.decoder import Decoder
 from looc_codec.codec.encoder import Encoder
-from looc_codec.codec.engine import Engine
+from looc_codec.codec.engine import Engine, runtime
 from looc_codec.codec.model import CodecModel
 from looc_codec.codec.transforms import TILE_POSITIONS
 from looc_codec.format import container
@@ -123,11 +123,9 @@ def launch(
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """One job, in this process: see `launch`."""
-    import onnxruntime
-
     folder, settings = Path(job["folder"]), [Setting(**values) for values in job["settings"]]
     model = api.load_model(job["model"])
-    result: dict[str, Any] = {"runtime": onnxruntime.__version__, "numpy": np.__version__, "settings": []}
+    result: dict[str, Any] = {"runtime": runtime().__version__, "numpy": np.__version__, "settings": []}
     encoder = Encoder(model, settings[0].engine(model))
     for path in map(Path, job["pictures"]):
         rgb = images.read_picture(path).rgb

@@ -60,21 +60,27 @@ class Engine:
         self._sessions: dict[str, Any] = {}
         self._weights: dict[str, list[Any]] = {}
         self._making, self._running = threading.RLock(), threading.Lock()
-        if device != "cpu" and PROVIDERS.get(device) not in _runtime().get_available_providers():
+        if device != "cpu" and PROVIDERS.get(device) not in runtime().get_available_providers():
             raise ModelError(f"device {device!r} is not available here; leave --device away to run on the CPU")
 
-    def run(self, name: str, **inputs: np.ndarray) -> list[np.ndarray]:
-        """The outputs of a graph for its inputs by name, float32 arrays all of them."""
+    def run(self, name: str, *shapes: tuple[int, ...], **inputs: np.ndarray) -> list[np.ndarray]:
+        """The outputs of a graph, of these shapes, for its inputs by name; float32 arrays all of them.
+
+        Raises ModelError where the graph fails or gives anything else: graphs come from a file, and a forged one may hold any.
+        """
         session = self.session(name)
         feed = {key: np.ascontiguousarray(value, np.float32) for key, value in inputs.items()}
         try:
             with self._running:
-                return session.run(None, feed)
+                outputs = session.run(None, feed)
         # As in `_made`. What a picture holds cannot make a network fail, so it is the model that is wrong.
         except Exception as error:
             if "allocate memory" in str(error):
                 raise MemoryError(f"the network {name} needs more memory than there is") from error
             raise ModelError(f"the model's network {name} fails ({error}); install its weights again") from error
+        if [(getattr(value, "dtype", None), getattr(value, "shape", None)) for value in outputs] != [(np.float32, shape) for shape in shapes]:
+            raise ModelError(f"the model's network {name} gives maps of another size than it should; install its weights again")
+        return outputs
 
     def has(self, name: str) -> bool:
         return name in self._graphs
@@ -93,32 +99,33 @@ class Engine:
             return self._sessions[name]
 
     def _made(self, name: str) -> Any:
-        runtime, graph = _runtime(), self._graphs.get(name)
+        library, graph = runtime(), self._graphs.get(name)
         if graph is None:
             raise ModelError(f"the model has no network {name}; install its weights again")
-        options = runtime.SessionOptions()
+        options = library.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         options.log_severity_level = 4
         if not self._optimise:
-            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.use_env_allocators", "1")
         exact = name.startswith(EXACT_GRAPHS)
         device = "cpu" if exact else self.device
         try:
-            self._weights[name] = [runtime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(self._tensor(tensor))) for tensor in graph.tensors]
+            self._weights[name] = [library.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(self._tensor(tensor))) for tensor in graph.tensors]
             options.add_external_initializers(list(graph.tensors), self._weights[name])
             providers = [PROVIDERS[device], *([] if device == "cpu" else ["CPUExecutionProvider"])]
             # Its fallback to other providers prints to standard output, which may carry a picture.
-            return runtime.InferenceSession(graph.onnx, options, providers=providers, enable_fallback=0)
+            return library.InferenceSession(graph.onnx, options, providers=providers, enable_fallback=0)
         # ONNX Runtime's errors have no common base but Exception.
         except Exception as error:
             raise ModelError(f"the model's network {name} cannot be run ({error}); install its weights again") from error
 
 
 @functools.lru_cache(maxsize=1)
-def _runtime() -> Any:
-    """ONNX Runtime, with one pool of memory for all sessions: with one each, 12 megapixels peaked at 1.7 instead of 0.9 GB."""
+def runtime() -> Any:
+    """ONNX Runtime, which is imported here and nowhere else, with one pool of memory for all sessions: with one each, 12 megapixels
+    peaked at 1.7 instead of 0.9 GB."""
     # Its wheels report use to their maker unless told otherwise before the import: they write a device identifier and a queue of events.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
