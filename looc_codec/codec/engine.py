@@ -46,9 +46,9 @@ def default_threads() -> int:
 
 
 class Engine:
-    """Sessions of a model's graphs, each made when it is first needed.
+    """Sessions of a model's graphs, each made when it is first needed or `prepare`d.
 
-    Safe for threads: sessions are shared, and graphs run one at a time, since each uses all threads of the engine; so memory
+    Safe for threads: sessions are shared, several are made at a time, and graphs run one at a time, since each uses all threads of the engine; so memory
     is that of one picture's tile however many pictures are worked on.
     """
 
@@ -59,7 +59,8 @@ class Engine:
         self._graphs, self._tensor, self.threads, self.device = graphs, tensor, threads, device
         self._sessions: dict[str, Any] = {}
         self._weights: dict[str, list[Any]] = {}
-        self._making, self._running = threading.RLock(), threading.Lock()
+        self._making: dict[str, threading.Lock] = {name: threading.Lock() for name in graphs}
+        self._running = threading.Lock()
         if device != "cpu" and PROVIDERS.get(device) not in runtime().get_available_providers():
             raise ModelError(f"device {device!r} is not available here; leave --device away to run on the CPU")
 
@@ -86,22 +87,22 @@ class Engine:
         return name in self._graphs
 
     def prepare(self, names: tuple[str, ...]) -> threading.Thread:
-        """Makes sessions in the background, while other work goes on."""
+        """Makes sessions in the background, one after the other, while other work goes on: ONNX Runtime lets go of Python meanwhile."""
         thread = threading.Thread(target=lambda: [self.session(name) for name in names if self.has(name)], daemon=True)
         thread.start()
         return thread
 
     def session(self, name: str) -> Any:
         """The session of a graph. Raises ModelError where it cannot be run."""
-        with self._making:
+        if name not in self._graphs:
+            raise ModelError(f"the model has no network {name}; install its weights again")
+        with self._making[name]:
             if name not in self._sessions:
                 self._sessions[name] = self._made(name)
             return self._sessions[name]
 
     def _made(self, name: str) -> Any:
-        library, graph = runtime(), self._graphs.get(name)
-        if graph is None:
-            raise ModelError(f"the model has no network {name}; install its weights again")
+        library, graph = runtime(), self._graphs[name]
         options = library.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         options.log_severity_level = 4
@@ -122,8 +123,27 @@ class Engine:
             raise ModelError(f"the model's network {name} cannot be run ({error}); install its weights again") from error
 
 
-@functools.lru_cache(maxsize=1)
+_loading = threading.Lock()
+
+
+def _after_fork() -> None:
+    # A fork copies a lock as it is, which another thread may have held at that moment.
+    global _loading
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def runtime() -> Any:
+    """ONNX Runtime, set up once per process."""
+    with _loading:
+        return _runtime()
+
+
+@functools.lru_cache(maxsize=1)
+def _runtime() -> Any:
     """ONNX Runtime, which is imported here and nowhere else, with one pool of memory for all sessions: with one each, 12 megapixels
     peaked at 1.7 instead of 0.9 GB."""
     # Its wheels report use to their maker unless told otherwise before the import: they write a device identifier and a queue of events.
