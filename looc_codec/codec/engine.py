@@ -25,6 +25,9 @@ PROVIDERS = {
 EXACT_GRAPHS = ("prior.", "details.")
 """Beginnings of the names of graphs whose sums are exact only on the CPU."""
 THREADS_VARIABLE = "LOOC_THREADS"
+PICTURES_AT_ONCE = 2
+"""Pictures that an engine lets be in work at a time. One reads codes in Python while the other's networks run; more would gain nothing and
+take 190 MB for each 1.15 megapixels: twenty at once took 4 GB (docs/BENCHMARKS.md)."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ def default_threads() -> int:
 class Engine:
     """Sessions of a model's graphs, each made when it is first needed or `prepare`d.
 
-    Safe for threads: sessions are shared, several are made at a time, and graphs run one at a time, since each uses all threads of the engine; so memory
-    is that of one picture's tile however many pictures are worked on.
+    Safe for threads: sessions are shared, several are made at a time, and graphs run one at a time, since each uses all threads of the engine. Whoever
+    works on a whole picture does so within `turn`.
     """
 
     def __init__(self, graphs: Mapping[str, Graph], tensor: Callable[[str], np.ndarray], threads: int, device: str = "cpu", *, optimise: bool = True) -> None:
@@ -61,6 +64,7 @@ class Engine:
         self._weights: dict[str, list[Any]] = {}
         self._making: dict[str, threading.Lock] = {name: threading.Lock() for name in graphs}
         self._running = threading.Lock()
+        self.turn = threading.BoundedSemaphore(PICTURES_AT_ONCE)
         if device != "cpu" and PROVIDERS.get(device) not in runtime().get_available_providers():
             raise ModelError(f"device {device!r} is not available here; leave --device away to run on the CPU")
 

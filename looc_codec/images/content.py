@@ -51,13 +51,14 @@ def content_notice(rgb: np.ndarray) -> str | None:
     signs = signs_of(rgb)
     if signs is None:
         return None
-    few = signs.colours <= (FEW_GREYS if signs.grey else FEW_COLOURS)
-    calm = signs.spread <= SPREAD_MOST
-    alone = signs.drawn >= DRAWN_ALONE and (calm or signs.jumps >= JUMPS_ALONE)
-    if few or alone and signs.spread <= SPREAD_EXACT and signs.jumps >= JUMPS_ALONE:
+    if signs.colours <= (FEW_GREYS if signs.grey else FEW_COLOURS):
         return DRAWN_NOTICE
-    part = signs.colours > TONES and signs.drawn >= DRAWN_PART and signs.jumps >= JUMPS_PART and calm
-    return MIXED_NOTICE if alone or part else None
+    alone, jumpy = signs.drawn >= DRAWN_ALONE, signs.jumps >= JUMPS_ALONE
+    part = signs.colours > TONES and signs.drawn >= DRAWN_PART
+    if alone and jumpy and signs.spread <= SPREAD_EXACT:
+        return DRAWN_NOTICE
+    drawn = (alone or part) and signs.jumps >= JUMPS_PART and signs.spread <= SPREAD_MOST
+    return MIXED_NOTICE if drawn or alone and jumpy else None
 
 
 @dataclass(frozen=True)
