@@ -126,10 +126,9 @@ def compress_picture(
         raise ImageError(f"quality {quality!r} is not a whole number of {QUALITY_MIN} to {QUALITY_MAX}")
     encoder = encoder_for(_model(model), effort=effort, threads=threads, device=device)
     chunks, colour = images.chunks_of_picture(picture), images.colour_of_picture(picture)
-    with encoder.engine.turn:
-        if target is not None:
-            return compress_to_target(encoder, picture.rgb, target, chunks, colour)
-        coding = encoder.encode(picture.rgb, int(quality), grey=colour != Colour.RGB)
+    if target is not None:
+        return encoder.engine.in_turn(lambda: compress_to_target(encoder, picture.rgb, target, chunks, colour))
+    coding = encoder.engine.in_turn(lambda: encoder.encode(picture.rgb, int(quality), grey=colour != Colour.RGB))
     return Trial(packed(encoder.model, coding, picture.rgb.shape[:2], chunks, colour), coding)
 
 
@@ -149,8 +148,7 @@ def restore_picture(
     _require_whole("max_pixels", max_pixels)
     file = data if isinstance(data, Container) else unpack(data, max_pixels=max_pixels, allow_truncated=allow_truncated)
     decoder = decoder_for(model_for_file(file.fingerprint, model), threads=threads, device=device)
-    with decoder.engine.turn:
-        rgb = decoder.restore(file, groups) if shrink == 1 else decoder.restore_small(file, shrink, groups)
+    rgb = decoder.engine.in_turn(lambda: decoder.restore(file, groups) if shrink == 1 else decoder.restore_small(file, shrink, groups))
     picture = images.picture_with_chunks(rgb, file.chunks, file.colour) if shrink == 1 else _small_picture(rgb, file)
     held = len(file.segments) - file.segments.count(None)
     if held < len(file.segments):
@@ -270,8 +268,7 @@ def verify(source: Source | Container, *, model: ModelSpec = None, max_pixels: i
     file = source if isinstance(source, Container) else unpack(read_source(source), max_pixels=max_pixels)
     filter_of(file)
     decoder = decoder_for(model_for_file(file.fingerprint, model), threads=threads)
-    with decoder.engine.turn:
-        decoder.decode(file)
+    decoder.engine.in_turn(lambda: decoder.decode(file))
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,18 @@ def test_graphs_that_give_maps_of_another_size_end_in_a_model_error(tiny_model, 
             api.decompress(data, model=model, scale=scale)
 
 
+def test_a_damaged_network_is_told_once(tiny_model, capfd):
+    """Networks are made in the background, too, where an error would print a trace."""
+    parts = tiny_model.config, dict(tiny_model.core), dict(tiny_model.transforms), dict(tiny_model.shapes)
+    damaged = {name: Graph(graph.onnx[: len(graph.onnx) // 2], graph.tensors) for name, graph in tiny_model.graphs.items()}
+    data = api.compress(Image.new("RGB", (70, 50)), model=tiny_model)
+    with pytest.raises(ModelError, match="cannot be run"):
+        api.decompress(data, model=CodecModel(*parts, damaged))
+    model = CodecModel(*parts, damaged)
+    model.engine(1).prepare(tuple(damaged)).join()
+    assert capfd.readouterr().err == ""
+
+
 def test_a_graph_of_the_right_inputs_and_another_map_is_named(tiny_model):
     """`Identity` instead of the filter: as many maps, four rows and columns more."""
     onnx = pytest.importorskip("onnx")

@@ -6,12 +6,15 @@ Threads never wait in a loop: two processes side by side on two cores take 1.1 t
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import os
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +31,9 @@ THREADS_VARIABLE = "LOOC_THREADS"
 PICTURES_AT_ONCE = 2
 """Pictures that an engine lets be in work at a time. One reads codes in Python while the other's networks run; more would gain nothing and
 take 190 MB for each 1.15 megapixels: twenty at once took 4 GB (docs/BENCHMARKS.md)."""
+
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Engine:
     """Sessions of a model's graphs, each made when it is first needed or `prepare`d.
 
     Safe for threads: sessions are shared, several are made at a time, and graphs run one at a time, since each uses all threads of the engine. Whoever
-    works on a whole picture does so within `turn`.
+    works on a whole picture does so by `in_turn`.
     """
 
     def __init__(self, graphs: Mapping[str, Graph], tensor: Callable[[str], np.ndarray], threads: int, device: str = "cpu", *, optimise: bool = True) -> None:
@@ -64,7 +70,8 @@ class Engine:
         self._weights: dict[str, list[Any]] = {}
         self._making: dict[str, threading.Lock] = {name: threading.Lock() for name in graphs}
         self._running = threading.Lock()
-        self.turn = threading.BoundedSemaphore(PICTURES_AT_ONCE)
+        self._turns, self._turn = threading.BoundedSemaphore(PICTURES_AT_ONCE), threading.local()
+        self._workers = ThreadPoolExecutor(PICTURES_AT_ONCE, "looc")
         if device != "cpu" and PROVIDERS.get(device) not in runtime().get_available_providers():
             raise ModelError(f"device {device!r} is not available here; leave --device away to run on the CPU")
 
@@ -87,12 +94,39 @@ class Engine:
             raise ModelError(f"the model's network {name} gives maps of another size than it should; install its weights again")
         return outputs
 
+    def in_turn(self, work: Callable[[], Found]) -> Found:
+        """What `work` gives, called when fewer than `PICTURES_AT_ONCE` others are at work.
+
+        In the main thread it is called there, so that Ctrl-C ends it. For all other threads few threads of the engine's own do it:
+        C libraries keep a heap for each thread, and with one each twenty callers held 3.7 GB that nobody used any more.
+        """
+        if getattr(self._turn, "taken", False):
+            return work()
+        if threading.current_thread() is threading.main_thread():
+            return self._taking_turns(work)
+        return self._workers.submit(contextvars.copy_context().run, self._taking_turns, work).result()
+
+    def _taking_turns(self, work: Callable[[], Found]) -> Found:
+        with self._turns:
+            self._turn.taken = True
+            try:
+                return work()
+            finally:
+                self._turn.taken = False
+
     def has(self, name: str) -> bool:
         return name in self._graphs
 
     def prepare(self, names: tuple[str, ...]) -> threading.Thread:
         """Makes sessions in the background, one after the other, while other work goes on: ONNX Runtime lets go of Python meanwhile."""
-        thread = threading.Thread(target=lambda: [self.session(name) for name in names if self.has(name)], daemon=True)
+
+        def make() -> None:
+            # What is wrong with a network is said when it is needed.
+            with contextlib.suppress(ModelError):
+                for name in filter(self.has, names):
+                    self.session(name)
+
+        thread = threading.Thread(target=make, daemon=True)
         thread.start()
         return thread
 
