@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 from looc_codec.errors import FormatError, ImageError, LimitError, LoocError, ModelError, OptionError, OutputError
 
 if TYPE_CHECKING:
-    from looc_codec.api import Info, compress, decompress, info, load_model, models, truncate, verify
+    from looc_codec.api import Info, compress, content_notice, decompress, info, load_model, models, truncate, verify
 
 # The one place of the version: pyproject.toml reads it from here.
 __version__ = "0.1.0"
 
 __all__ = [
-    "FormatError", "ImageError", "Info", "LimitError", "LoocError", "ModelError", "OptionError", "OutputError", "__version__", "compress", "decompress", "info",
+    "FormatError", "ImageError", "Info", "LimitError", "LoocError", "ModelError", "OptionError", "OutputError", "__version__", "compress", "content_notice", "decompress", "info",
     "load_model", "models", "truncate", "verify",
 ]  # fmt: skip
 
-_FROM_API = ("Info", "compress", "decompress", "info", "load_model", "models", "truncate", "verify")
+_FROM_API = ("Info", "compress", "content_notice", "decompress", "info", "load_model", "models", "truncate", "verify")
 
 
 def __getattr__(name: str) -> Any:

@@ -4,8 +4,8 @@
     image = looc_codec.decompress(data)
 
 Threads: every function may be called from several threads at once. They share models and their networks, which run one
-picture's tile at a time with `threads` threads (by default `LOOC_THREADS` or the number of cores), so memory does not grow with
-the number of callers. Forking: a forked process may go on using looc; it makes its networks anew, on first use.
+picture's tile at a time with `threads` threads (by default `LOOC_THREADS` or the number of cores). Of one model two pictures are in
+work at a time and other callers wait, so memory grows with the number of callers by little more than their pixels. Forking: a forked process may go on using looc; it makes its networks anew, on first use.
 
 Errors: whatever goes wrong with a file, a picture, a model or an argument is a LoocError.
 """
@@ -138,8 +138,8 @@ def compress_picture(
         level = encoder.model.quality_scale.level(DEFAULT_QUALITY if quality is None else int(quality), int(effort))
     chunks, colour = images.chunks_of_picture(picture), images.colour_of_picture(picture)
     if target is not None and not isinstance(encoder, GridEncoder):
-        return compress_to_target(encoder, picture.rgb, target, chunks, colour)
-    coding = encoder.encode(picture.rgb, int(level), grey=colour != Colour.RGB)
+        return encoder.engine.in_turn(lambda: compress_to_target(encoder, picture.rgb, target, chunks, colour))
+    coding = encoder.engine.in_turn(lambda: encoder.encode(picture.rgb, int(level), grey=colour != Colour.RGB))
     return Trial(packed(encoder.model, coding, picture.rgb.shape[:2], chunks, colour), coding)
 
 
@@ -166,10 +166,7 @@ def restore_picture(
     _require_whole("max_pixels", max_pixels)
     file = data if isinstance(data, Container) else unpack(data, max_pixels=max_pixels, allow_truncated=allow_truncated)
     decoder = decoder_for(model_for_file(file.fingerprint, model), threads=threads, device=device)
-    if shrink == 1:
-        rgb = decoder.restore(file, groups)
-    else:
-        rgb = decoder.restore_small(file, shrink, groups)
+    rgb = decoder.engine.in_turn(lambda: decoder.restore(file, groups) if shrink == 1 else decoder.restore_small(file, shrink, groups))
     picture = images.picture_with_chunks(rgb, file.chunks, file.colour) if shrink == 1 else _small_picture(rgb, file)
     held = len(file.segments) - file.segments.count(None)
     if held < len(file.segments):
@@ -241,6 +238,14 @@ def picture_of(image: Image.Image | np.ndarray | Picture) -> Picture:
     return image
 
 
+def content_notice(image: Image.Image | np.ndarray | Picture) -> str | None:
+    """A sentence about what serves a picture better that is text, a drawing or a screenshot; None for a photograph.
+
+    Takes what `compress` takes, and some milliseconds. `looc compress` prints it; `compress` itself is silent.
+    """
+    return images.content_notice(picture_of(image).rgb)
+
+
 def target_of(
     size_bytes: float | None = None, bpp: float | None = None, psnr_db: float | None = None, ssimulacra2: float | None = None
 ) -> Target | None:  # fmt: skip
@@ -290,7 +295,8 @@ def verify(source: Source | Container, *, model: ModelSpec = None, max_pixels: i
     """Checks every checksum and decodes all codes of a .looc file without making a picture; raises FormatError or ModelError."""
     file = source if isinstance(source, Container) else unpack(read_source(source), max_pixels=max_pixels)
     filter_of(file)
-    decoder_for(model_for_file(file.fingerprint, model), threads=threads).decode(file)
+    decoder = decoder_for(model_for_file(file.fingerprint, model), threads=threads)
+    decoder.engine.in_turn(lambda: decoder.decode(file))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from looc_codec import api, images
-from looc_codec.codec.engine import Engine
+from looc_codec.codec.engine import Engine, runtime
 from looc_codec.codec.grid import GridDecoder
 from looc_codec.codec.kinds import AnyModel, decoder_of, encoder_of
 from looc_codec.codec.transforms import TILE_POSITIONS
@@ -124,11 +124,9 @@ def launch(
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """One job, in this process: see `launch`."""
-    import onnxruntime
-
     folder, settings = Path(job["folder"]), [Setting(**values) for values in job["settings"]]
     model = api.load_model(job["model"])
-    result: dict[str, Any] = {"runtime": onnxruntime.__version__, "numpy": np.__version__, "settings": []}
+    result: dict[str, Any] = {"runtime": runtime().__version__, "numpy": np.__version__, "settings": []}
     encoder = encoder_of(model, settings[0].engine(model))
     for path in map(Path, job["pictures"]):
         rgb = images.read_picture(path).rgb

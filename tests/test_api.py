@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -144,3 +145,45 @@ def test_a_cut_file_gives_a_small_picture(tiny_model, data):
     with pytest.raises(FormatError):
         api.decompress(cut, model=tiny_model, scale=1 / 8)
     assert api.decompress(cut, model=tiny_model, scale=1 / 8, allow_truncated=True).size == (13, 10)
+
+
+def test_two_pictures_of_a_model_are_in_work_at_a_time(tiny_model, data, monkeypatch):
+    """Twenty compressions of 1.15 megapixels at once took 4 GB."""
+    from looc_codec.codec.decoder import Decoder
+    from looc_codec.codec.encoder import Encoder
+    from looc_codec.codec.engine import PICTURES_AT_ONCE
+
+    inside, most, lock = 0, 0, threading.Lock()
+
+    def counted(method):
+        def call(*arguments, **options):
+            nonlocal inside, most
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            try:
+                return method(*arguments, **options)
+            finally:
+                with lock:
+                    inside -= 1
+
+        return call
+
+    monkeypatch.setattr(Encoder, "encode", counted(Encoder.encode))
+    monkeypatch.setattr(Decoder, "restore", counted(Decoder.restore))
+    rgb = photo(101, 75)
+
+    def request(number):
+        return api.compress(rgb, quality=60, model=tiny_model) if number % 2 else api.decompress(data, model=tiny_model).tobytes()
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(request, range(16)))
+    assert most <= PICTURES_AT_ONCE and set(results[1::2]) == {data} and len(set(results[::2])) == 1
+
+
+def test_a_failure_gives_its_turn_back(tiny_model, data):
+    damaged = data[:-20] + bytes(16) + data[-4:]
+    for _ in range(5):
+        with pytest.raises(LoocError):
+            api.decompress(damaged, model=tiny_model)
+    assert api.decompress(data, model=tiny_model).size == (101, 75)

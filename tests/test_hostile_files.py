@@ -15,9 +15,11 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import looc_codec.pillow_plugin  # noqa: F401
+from looc_codec import api
 from looc_codec.format import container
 from looc_codec.cli.streams import read_looc_bytes
-from looc_codec.codec.model import CRITICAL, read_model
+from looc_codec.codec.engine import Graph
+from looc_codec.codec.model import CRITICAL, CodecModel, read_model, write_model
 from looc_codec.codec.search import GRID_CELLS_MAX, ShortLists
 from looc_codec.config import LoocConfig
 from looc_codec.format.container import Container, pack
@@ -165,6 +167,57 @@ def test_damaged_graphs_are_refused(tiny_model_file, tmp_path, change):
 
     with pytest.raises(ModelError):
         read_model(forged(tiny_model_file, tmp_path / "a.safetensors", damage))
+
+
+@pytest.mark.parametrize(
+    "name, other",
+    [
+        ("analysis", "filter"), ("analysis", "synthesis.corrected"), ("synthesis.linear", "synthesis.small2"), ("synthesis.corrected", "synthesis.linear"),
+        ("synthesis.small2", "synthesis.linear"), ("prior.1.0", "prior.0.1"), ("prior.0.0", "prior.1.0"), ("synthesis.small16", "synthesis.small8"),
+    ],
+)
+def test_graphs_that_give_maps_of_another_size_end_in_a_model_error(tiny_model, tmp_path, name, other):
+    """Whoever writes a weights file can put any network into it, with the checksum that fits. Such maps ended in numpy's ValueError."""
+    # Inputs have the same names in these pairs, or the network fails for want of one.
+    graphs = dict(tiny_model.graphs) | {name: tiny_model.graphs[other]}
+    parts = tiny_model.config, dict(tiny_model.core), dict(tiny_model.transforms), dict(tiny_model.shapes)
+    path = tmp_path / "a.safetensors"
+    write_model(CodecModel(*parts, graphs), path)
+    model, picture = read_model(path), Image.new("RGB", (70, 50), (90, 120, 30))
+    data = api.compress(picture, model=tiny_model)
+    with pytest.raises(ModelError):
+        api.compress(picture, model=model)
+        api.decompress(data, model=model)
+        for scale in (1 / 2, 1 / 16):
+            api.decompress(data, model=model, scale=scale)
+
+
+def test_a_damaged_network_is_told_once(tiny_model, capfd):
+    """Networks are made in the background, too, where an error would print a trace."""
+    parts = tiny_model.config, dict(tiny_model.core), dict(tiny_model.transforms), dict(tiny_model.shapes)
+    damaged = {name: Graph(graph.onnx[: len(graph.onnx) // 2], graph.tensors) for name, graph in tiny_model.graphs.items()}
+    data = api.compress(Image.new("RGB", (70, 50)), model=tiny_model)
+    with pytest.raises(ModelError, match="cannot be run"):
+        api.decompress(data, model=CodecModel(*parts, damaged))
+    model = CodecModel(*parts, damaged)
+    model.engine(1).prepare(tuple(damaged)).join()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_graph_of_the_right_inputs_and_another_map_is_named(tiny_model):
+    """`Identity` instead of the filter: as many maps, four rows and columns more."""
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    inputs = [helper.make_tensor_value_info(part, kind, [None] * rank) for part, rank in (("pixels", 4), ("weight", 4), ("bias", 1))]
+    proto = helper.make_graph([helper.make_node("Identity", ["pixels"], ["out"])], "looc", inputs, [helper.make_tensor_value_info("out", kind, [None] * 4)])
+    opset = onnx.load_from_string(tiny_model.graphs["filter"].onnx)
+    forged_model = helper.make_model(proto, opset_imports=opset.opset_import, ir_version=opset.ir_version)
+    parts = tiny_model.config, dict(tiny_model.core), dict(tiny_model.transforms), dict(tiny_model.shapes)
+    model = CodecModel(*parts, dict(tiny_model.graphs) | {"filter": Graph(forged_model.SerializeToString(), ())})
+    arrays = {"pixels": np.zeros((1, 3, 12, 12), np.float32), "weight": np.zeros((3, 3, 5, 5), np.float32), "bias": np.zeros(3, np.float32)}
+    assert tiny_model.engine(1).run("filter", (1, 3, 8, 8), **arrays)[0].shape == (1, 3, 8, 8)
+    with pytest.raises(ModelError, match="network filter gives maps of another size"):
+        model.engine(1).run("filter", (1, 3, 8, 8), **arrays)
 
 
 def test_deeply_nested_json_is_refused(tmp_path):

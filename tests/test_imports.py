@@ -130,7 +130,7 @@ def test_light_modules_stay_light(part):
 # From top to bottom, as LAYERS; reading and writing know nothing of each other.
 IMAGES_ORDER = (
     "__init__", "writing", "reading", "chunks", "alpha", "colour", "metadata",
-    "texts", "exif", "xmp", "jpeg_xl", "profiles", "opening", "picture",
+    "texts", "exif", "xmp", "jpeg_xl", "profiles", "opening", "content", "picture",
 )  # fmt: skip
 
 

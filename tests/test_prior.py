@@ -155,7 +155,7 @@ def test_traverse_does_not_depend_on_how_sums_are_computed(variation):
     class Double:
         """Runs the trained layers themselves, with their sums in double precision."""
 
-        def run(self, name, quality_row, context=None, own=None):
+        def run(self, name, *shapes, quality_row, context=None, own=None):
             group, level = map(int, name.split(".")[1:])
             nothing = torch.zeros(1, 0, 1, 1)
             known, hat = (nothing if value is None else torch.from_numpy(np.ascontiguousarray(value)) for value in (context, own))

@@ -52,7 +52,7 @@ OLD_WEIGHTS = GOLDEN / "looc-golden.safetensors"
 MAX_PIXELS = 2**16
 """The decoders' pixel limit here, as with --max-pixels: files are small, and so is what they may claim."""
 LONGEST_SECONDS = 2.0
-CASES = {"info": 60_000, "unpack": 60_000, "pillow": 30_000, "decompress": 20_000, "old": 5_000, "preview": 8_000, "verify": 8_000, "metadata": 20_000, "weights": 3_000, "photo": 2_000}
+CASES = {"info": 60_000, "unpack": 60_000, "pillow": 30_000, "decompress": 20_000, "old": 5_000, "preview": 8_000, "verify": 8_000, "metadata": 20_000, "weights": 3_000, "graphs": 3_000, "photo": 2_000}
 EXTREMES = (0, 1, 2, 15, 16, 17, 127, 128, 255, 256, 16383, 16384, 2**16 - 1, 2**16, 2**21, 2**30 - 1, 2**30, 2**31 - 1, 2**31, 2**32 - 1, 2**35 - 1)
 
 
@@ -277,6 +277,8 @@ def build_target(name: str) -> Target:
         return metadata_target()
     if name == "weights":
         return weights_target()
+    if name == "graphs":
+        return graphs_target()
     from looc_codec import api
     from looc_codec.codec.model import read_model
 
@@ -418,8 +420,7 @@ def weights_target() -> Target:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    from looc_codec import api
-    from looc_codec.codec.model import CRITICAL, read_model
+    from looc_codec.codec.model import CRITICAL
     from looc_codec.config import LoocConfig
     from looc_codec.format.integers import fingerprint_of
 
@@ -471,11 +472,58 @@ def weights_target() -> Target:
 
     def run(case: bytes, chance: random.Random) -> None:
         path.write_bytes(case)
-        registry.read_entry(path)
-        model = read_model(path)
-        # What loads must also work: whatever its integers say, a picture goes there and back.
-        picture = api.decompress(api.compress(pattern(40, 24, 1), level=chance.randrange(1, 101), model=model), model=model)
-        assert picture.size == (40, 24)
+        there_and_back(path, chance)
+
+    return Target(run, mutate, (ModelError,), [])
+
+
+def there_and_back(path: Path, chance: random.Random) -> None:
+    """What loads must also work: whatever the integers and networks of a weights file say, a picture goes there and back."""
+    from looc_codec import api
+    from looc_codec.codec.model import read_model
+
+    registry.read_entry(path)
+    model = read_model(path)
+    picture = api.decompress(api.compress(pattern(40, 24, 1), level=chance.randrange(1, 101), model=model), model=model)
+    assert picture.size == (40, 24)
+
+
+def graphs_target() -> Target:
+    """Weights files whose networks are damaged, exchanged or given other tensors, with the checksum that fits them."""
+    from looc_codec.codec.engine import Graph
+    from looc_codec.codec.model import CodecModel, read_model, write_model
+
+    model = read_model(TINY_WEIGHTS)
+    names = sorted(model.graphs)
+    networks = [model.graphs[name].onnx for name in names]
+    path = Path(tempfile.mkdtemp()) / "case.safetensors"
+
+    def mutate(chance: random.Random) -> bytes:
+        graphs = dict(model.graphs)
+        for name in chance.sample(names, chance.choice((1, 1, 2, 4))):
+            graph, kind = graphs[name], chance.randrange(4)
+            if kind == 0:
+                # A single byte leaves most of the structure whole: a size, a stride, the name of an operation.
+                data = bytearray(graph.onnx)
+                data[chance.randrange(len(data))] = chance.choice((0, 1, 2, 3, 8, 127, 255, chance.randrange(256)))
+                graphs[name] = Graph(bytes(data), graph.tensors)
+            elif kind == 1:
+                graphs[name] = Graph(damaged(graph.onnx, chance, networks), graph.tensors)
+            elif kind == 2:
+                # One that takes inputs of the same names comes further.
+                kin = [other for other in names if other.partition(".")[0] == name.partition(".")[0]]
+                graphs[name] = model.graphs[chance.choice(kin if chance.random() < 0.8 else names)]
+            else:
+                tensors = list(graph.tensors) or [names[0]]
+                at = chance.randrange(len(tensors))
+                tensors[at : at + 1] = chance.choice(([], [tensors[-1 - at]], [tensors[at]] * 2, ["none"], ["core.codebook.live"]))
+                graphs[name] = Graph(graph.onnx, tuple(tensors))
+        write_model(CodecModel(model.config, dict(model.core), dict(model.transforms), dict(model.shapes), graphs), path)
+        return path.read_bytes()
+
+    def run(case: bytes, chance: random.Random) -> None:
+        path.write_bytes(case)
+        there_and_back(path, chance)
 
     return Target(run, mutate, (ModelError,), [])
 

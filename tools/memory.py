@@ -1,5 +1,7 @@
-"""Peak memory and seconds of whole `looc compress` and `looc decompress` processes on large pictures.
+"""Peak memory and seconds of whole `looc compress` and `looc decompress` processes on large pictures, and of one process in which
+many threads work at once, as in a server.
 
+    python tools/memory.py --concurrent 20 [--picture ../shared/data/kodak/kodim05.png] [--out docs/results/memory_concurrent.json]
     python tools/memory.py [--photographs ../shared/data/train] [--megapixels 12,24,100] [--out docs/results/memory.json]
 
 The pictures are photographs enlarged to the size, with noise added, stored as JPEG; besides them there is a strip of
@@ -56,6 +58,55 @@ def make(photographs: Path, width: int, height: int, path: Path) -> None:
     Image.fromarray(rgb).save(path, "JPEG", quality=93)
 
 
+REQUESTS = r"""
+import io, resource, sys, threading
+import numpy as np
+from PIL import Image
+from looc_codec import api
+job, picture, packed, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+failures = []
+start = threading.Barrier(count)
+def request():
+    start.wait()
+    try:
+        # As a server would: from the bytes of a request to those of the answer.
+        if job == "compress":
+            api.compress(Image.open(picture), level=50)
+        else:
+            written = io.BytesIO()
+            api.decompress(packed).save(written, "PNG")
+    except BaseException as error:
+        failures.append(error)
+threads = [threading.Thread(target=request) for _ in range(count)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+if failures: raise failures[0]
+"""
+
+
+def concurrent(picture: Path, count: int) -> dict[str, dict[str, float]]:
+    """Peak memory of one process with so many requests at once for 1.15 megapixels, and of one with a single request."""
+    found: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        large, packed = Path(folder) / "a.png", Path(folder) / "a.looc"
+        measured(["-c", TILED, str(ROOT / "tools"), str(picture), str(large)])
+        measured(["-m", "looc_codec", "compress", str(large), "-o", str(packed)])
+        for job in ("compress", "decompress"):
+            for requests in (1, count):
+                found[f"{requests} x {job}"] = measured(["-c", REQUESTS, job, str(large), str(packed), str(requests)])
+                print(f"{requests} x {job}: {found[f'{requests} x {job}']}", flush=True)
+    return found
+
+
+TILED = r"""
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from compare_runtimes import SIZES, tiled
+tiled(Path(sys.argv[2]), SIZES["1.15"], Path(sys.argv[3]))
+"""
+
+
 def measured(words: list[str]) -> dict[str, float]:
     """Peak resident memory and seconds of a process."""
     started = time.perf_counter()
@@ -76,11 +127,19 @@ def main() -> None:
     parser.add_argument("--strip", type=lambda text: tuple(map(int, text.split("x"))), default=STRIP, metavar="WIDTHxHEIGHT")
     parser.add_argument("--level", type=int, default=50)
     parser.add_argument("--out", type=Path, help="write the figures as JSON here; those of other sizes of the same level are kept")
+    parser.add_argument("--concurrent", type=int, help="measure one process with so many requests at once, and nothing else")
+    parser.add_argument("--picture", type=Path, default=ROOT.parent / "shared/data/kodak/kodim05.png", help="tiled to 1.15 megapixels for --concurrent")
     parser.add_argument("--make", nargs=3, metavar=("WIDTH", "HEIGHT", "PATH"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.make:
         width, height, path = arguments.make
         make(arguments.photographs, int(width), int(height), Path(path))
+        return
+    if arguments.concurrent:
+        found = {"cores": os.cpu_count(), "load_average": round(os.getloadavg()[1], 1), "requests": concurrent(arguments.picture, arguments.concurrent)}
+        if arguments.out:
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(json.dumps(found, indent=1) + "\n")
         return
     sizes = [(round((size * 1.5e6) ** 0.5), round((size / 1.5 * 1e6) ** 0.5)) for size in arguments.megapixels] + [arguments.strip]
     report: dict = {"quality": arguments.level, "cores": os.cpu_count(), "pictures": []}

@@ -260,6 +260,8 @@ class Compression:
         if self.strip:
             picture = picture.without_metadata()
         record.notices = list(picture.notices)
+        content = images.content_notice(picture.rgb)
+        record.notices += [content] if content else []
         wanted = self.wanted
         target = api.target_of(wanted.target_size, wanted.target_bpp, wanted.target_psnr, wanted.target_ssimulacra2)
         trial = api.compress_picture(

@@ -58,7 +58,9 @@ class Decoder:
 
     def restore(self, file: Container, groups: int | None = None) -> np.ndarray:
         """The picture `(H, W, 3)` uint8 of a file."""
-        background = self.engine.prepare(("synthesis.corrected", "synthesis.linear", "synthesis.features8", "synthesis.finished"))
+        # Those of the codes come one step before they are needed, the others until the codes are read.
+        self.engine.prepare(tuple(name for name in self.model.graphs if name.startswith(("prior.", "details."))))
+        background = self.engine.prepare(("synthesis.corrected", "synthesis.linear", "synthesis.features8", "synthesis.finished", "filter"))
         with progress.part(0, LATENT_SHARE):
             coding = self.decode(file, groups)
         background.join()

@@ -39,7 +39,7 @@ def traverse_details(model: CodecModel, engine: Engine, latent: np.ndarray, leve
     for top, bottom in detail_steps(height, width):
         y0, y1 = max(0, top - HALO), min(height, bottom + HALO)
         magnitudes = np.abs(companded(model, latent[:, y0:y1])).astype(np.float32)[None]
-        (log_scale,) = engine.run("details.scales", magnitudes=magnitudes, quality_row=quality_row, base=base)
+        (log_scale,) = engine.run("details.scales", (1, channels, y1 - y0, width), magnitudes=magnitudes, quality_row=quality_row, base=base)
         rows = table_rows(log_scale[0, :, top - y0 : bottom - y0].reshape(channels, -1), config)
         values = channels_of(code(slice(top, bottom), rows), (bottom - top) * width)
         details[:, top:bottom] = np.clip(values, -LATENT_LIMIT, LATENT_LIMIT).reshape(channels, bottom - top, width)

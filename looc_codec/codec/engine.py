@@ -6,12 +6,15 @@ Threads never wait in a loop: two processes side by side on two cores take 1.1 t
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import os
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +28,12 @@ PROVIDERS = {
 EXACT_GRAPHS = ("prior.", "details.")
 """Beginnings of the names of graphs whose sums are exact only on the CPU."""
 THREADS_VARIABLE = "LOOC_THREADS"
+PICTURES_AT_ONCE = 2
+"""Pictures that an engine lets be in work at a time. One reads codes in Python while the other's networks run; more would gain nothing and
+take 190 MB for each 1.15 megapixels: twenty at once took 4 GB (docs/BENCHMARKS.md)."""
+
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -46,10 +55,10 @@ def default_threads() -> int:
 
 
 class Engine:
-    """Sessions of a model's graphs, each made when it is first needed.
+    """Sessions of a model's graphs, each made when it is first needed or `prepare`d.
 
-    Safe for threads: sessions are shared, and graphs run one at a time, since each uses all threads of the engine; so memory
-    is that of one picture's tile however many pictures are worked on.
+    Safe for threads: sessions are shared, several are made at a time, and graphs run one at a time, since each uses all threads of the engine. Whoever
+    works on a whole picture does so by `in_turn`.
     """
 
     def __init__(self, graphs: Mapping[str, Graph], tensor: Callable[[str], np.ndarray], threads: int, device: str = "cpu", *, optimise: bool = True) -> None:
@@ -59,69 +68,125 @@ class Engine:
         self._graphs, self._tensor, self.threads, self.device = graphs, tensor, threads, device
         self._sessions: dict[str, Any] = {}
         self._weights: dict[str, list[Any]] = {}
-        self._making, self._running = threading.RLock(), threading.Lock()
-        if device != "cpu" and PROVIDERS.get(device) not in _runtime().get_available_providers():
+        self._making: dict[str, threading.Lock] = {name: threading.Lock() for name in graphs}
+        self._running = threading.Lock()
+        self._turns, self._turn = threading.BoundedSemaphore(PICTURES_AT_ONCE), threading.local()
+        self._workers = ThreadPoolExecutor(PICTURES_AT_ONCE, "looc")
+        if device != "cpu" and PROVIDERS.get(device) not in runtime().get_available_providers():
             raise ModelError(f"device {device!r} is not available here; leave --device away to run on the CPU")
 
-    def run(self, name: str, **inputs: np.ndarray) -> list[np.ndarray]:
-        """The outputs of a graph for its inputs by name, float32 arrays all of them."""
+    def run(self, name: str, *shapes: tuple[int, ...], **inputs: np.ndarray) -> list[np.ndarray]:
+        """The outputs of a graph, of these shapes, for its inputs by name; float32 arrays all of them.
+
+        Raises ModelError where the graph fails or gives anything else: graphs come from a file, and a forged one may hold any.
+        """
         session = self.session(name)
         feed = {key: np.ascontiguousarray(value, np.float32) for key, value in inputs.items()}
         try:
             with self._running:
-                return session.run(None, feed)
+                outputs = session.run(None, feed)
         # As in `_made`. What a picture holds cannot make a network fail, so it is the model that is wrong.
         except Exception as error:
             if "allocate memory" in str(error):
                 raise MemoryError(f"the network {name} needs more memory than there is") from error
             raise ModelError(f"the model's network {name} fails ({error}); install its weights again") from error
+        if [(getattr(value, "dtype", None), getattr(value, "shape", None)) for value in outputs] != [(np.float32, shape) for shape in shapes]:
+            raise ModelError(f"the model's network {name} gives maps of another size than it should; install its weights again")
+        return outputs
+
+    def in_turn(self, work: Callable[[], Found]) -> Found:
+        """What `work` gives, called when fewer than `PICTURES_AT_ONCE` others are at work.
+
+        In the main thread it is called there, so that Ctrl-C ends it. For all other threads few threads of the engine's own do it:
+        C libraries keep a heap for each thread, and with one each twenty callers held 3.7 GB that nobody used any more.
+        """
+        if getattr(self._turn, "taken", False):
+            return work()
+        if threading.current_thread() is threading.main_thread():
+            return self._taking_turns(work)
+        return self._workers.submit(contextvars.copy_context().run, self._taking_turns, work).result()
+
+    def _taking_turns(self, work: Callable[[], Found]) -> Found:
+        with self._turns:
+            self._turn.taken = True
+            try:
+                return work()
+            finally:
+                self._turn.taken = False
 
     def has(self, name: str) -> bool:
         return name in self._graphs
 
     def prepare(self, names: tuple[str, ...]) -> threading.Thread:
-        """Makes sessions in the background, while other work goes on.
+        """Makes sessions in the background, one after the other, while other work goes on: ONNX Runtime lets go of Python meanwhile.
 
         A process that ends meanwhile waits for the thread: ONNX Runtime aborts when the interpreter goes from under it.
         """
-        thread = threading.Thread(target=lambda: [self.session(name) for name in names if self.has(name)])
+
+        def make() -> None:
+            # What is wrong with a network is said when it is needed.
+            with contextlib.suppress(ModelError):
+                for name in filter(self.has, names):
+                    self.session(name)
+
+        thread = threading.Thread(target=make)
         thread.start()
         return thread
 
     def session(self, name: str) -> Any:
         """The session of a graph. Raises ModelError where it cannot be run."""
-        with self._making:
+        if name not in self._graphs:
+            raise ModelError(f"the model has no network {name}; install its weights again")
+        with self._making[name]:
             if name not in self._sessions:
                 self._sessions[name] = self._made(name)
             return self._sessions[name]
 
     def _made(self, name: str) -> Any:
-        runtime, graph = _runtime(), self._graphs.get(name)
-        if graph is None:
-            raise ModelError(f"the model has no network {name}; install its weights again")
-        options = runtime.SessionOptions()
+        library, graph = runtime(), self._graphs[name]
+        options = library.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         options.log_severity_level = 4
         if not self._optimise:
-            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.use_env_allocators", "1")
         exact = name.startswith(EXACT_GRAPHS)
         device = "cpu" if exact else self.device
         try:
-            self._weights[name] = [runtime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(self._tensor(tensor))) for tensor in graph.tensors]
+            self._weights[name] = [library.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(self._tensor(tensor))) for tensor in graph.tensors]
             options.add_external_initializers(list(graph.tensors), self._weights[name])
             providers = [PROVIDERS[device], *([] if device == "cpu" else ["CPUExecutionProvider"])]
             # Its fallback to other providers prints to standard output, which may carry a picture.
-            return runtime.InferenceSession(graph.onnx, options, providers=providers, enable_fallback=0)
+            return library.InferenceSession(graph.onnx, options, providers=providers, enable_fallback=0)
         # ONNX Runtime's errors have no common base but Exception.
         except Exception as error:
             raise ModelError(f"the model's network {name} cannot be run ({error}); install its weights again") from error
 
 
+_loading = threading.Lock()
+
+
+def _after_fork() -> None:
+    # A fork copies a lock as it is, which another thread may have held at that moment.
+    global _loading
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def runtime() -> Any:
+    """ONNX Runtime, set up once per process."""
+    with _loading:
+        return _runtime()
+
+
 @functools.lru_cache(maxsize=1)
 def _runtime() -> Any:
-    """ONNX Runtime, with one pool of memory for all sessions: with one each, 12 megapixels peaked at 1.7 instead of 0.9 GB."""
+    """ONNX Runtime, which is imported here and nowhere else, with one pool of memory for all sessions: with one each, 12 megapixels
+    peaked at 1.7 instead of 0.9 GB."""
     # Its wheels report use to their maker unless told otherwise before the import: they write a device identifier and a queue of events.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime

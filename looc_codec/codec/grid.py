@@ -109,7 +109,8 @@ class GridEncoder:
                 (outer.right - outer.left) * patch - part.shape[2],
             )
             pixels = np.pad(part, ((0, 0), (0, missing[0]), (0, missing[1])), mode="edge")
-            (latent,) = self.engine.run(ANALYSIS, pixels=pixels[None])
+            shape = (1, config.planes * config.codevector_dim, *outer.scaled(factor).shape)
+            (latent,) = self.engine.run(ANALYSIS, shape, pixels=pixels[None])
             inner = outer.margins(tile).scaled(factor).cut_off(latent[0])
             tile.scaled(factor).of(codes)[...] = self.nearest(inner)
         return codes
@@ -164,7 +165,8 @@ class GridDecoder:
             outer = tile.widened(config.synthesis_halo, height, width)
             own = outer.scaled(config.grid_factor).of(coding.codes)
             chosen = self.model.codevectors[own].transpose(0, 3, 1, 2).reshape(1, -1, *own.shape[1:])
-            (pixels,) = self.engine.run(SYNTHESIS, latent=chosen)
+            shape = (1, config.image_channels, *outer.scaled(config.patch).shape)
+            (pixels,) = self.engine.run(SYNTHESIS, shape, latent=chosen)
             inner = outer.margins(tile).scaled(config.patch).cut_off(pixels[0])
             target = tile.scaled(config.patch).of(planes)
             target[...] = to_bytes(inner, coding.grey)[:, : target.shape[1], : target.shape[2]]

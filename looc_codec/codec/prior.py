@@ -93,9 +93,10 @@ def traverse(model: CodecModel, engine: Engine, height: int, width: int, picture
                         inputs["context"] = known[(slice(end if number else before), *window)].astype(np.float32)[None]
                     if number:
                         inputs["own"] = own[(slice(None), *window)].astype(np.float32)[None]
-                    predicted, log_scale = (value[0].reshape(group, -1) for value in engine.run(name, **inputs))
-                    part = places[top * count[1] : bottom * count[1]]
                     # The very first level knows nothing but the level of the picture, and says one thing of all positions.
+                    shape = (1, group, bottom - top, count[1]) if before or number else (1, group, 1, 1)
+                    predicted, log_scale = (value[0].reshape(group, -1) for value in engine.run(name, shape, shape, **inputs))
+                    part = places[top * count[1] : bottom * count[1]]
                     mean[:, part] = predicted
                     rows[:, part] = table_rows(log_scale + base[before:end], config).reshape(group // dim, -1)
             values = code(step, rows.ravel(), units_of(mean, dim))

@@ -23,6 +23,11 @@ class Tile:
         """With so many cells more on each side, as far as a grid of `height` x `width` has them."""
         return Tile(max(0, self.top - cells), min(height, self.bottom + cells), max(0, self.left - cells), min(width, self.right + cells))
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.bottom - self.top, self.right - self.left
+
     def scaled(self, factor: int) -> Tile:
         """The same part of a grid that is `factor` times as fine."""
         return Tile(self.top * factor, self.bottom * factor, self.left * factor, self.right * factor)

@@ -101,7 +101,7 @@ class Transforms:
             part = outer.scaled(PATCH).of(planes)
             missing = ((outer.bottom - outer.top) * PATCH - part.shape[1], (outer.right - outer.left) * PATCH - part.shape[2])
             pixels = np.pad(part, ((0, 0), (0, missing[0]), (0, missing[1])), mode="edge").astype(np.float32)
-            (coded,) = self.engine.run("analysis", pixels=pixels[None], quality=_input(level))
+            (coded,) = self.engine.run("analysis", (1, len(latent), *outer.shape), pixels=pixels[None], quality=_input(level))
             tile.of(latent)[...] = outer.margins(tile).cut_off(coded[0])
         return latent
 
@@ -150,7 +150,8 @@ class Transforms:
         for part in tiles(*found[0].shape[1:], COARSE_TILE_POSITIONS):
             tile = Tile(part.top + area.top, part.bottom + area.top, part.left + area.left, part.right + area.left)
             outer = tile.widened(config.synthesis_blocks[0], height, width)
-            made = self.engine.run("synthesis.corrected", latent=_steps(outer.of(latent))[None], quality=_input(level))
+            shapes = ((1, count, *outer.shape) for count in channels)
+            made = self.engine.run("synthesis.corrected", *shapes, latent=_steps(outer.of(latent))[None], quality=_input(level))
             for target, value in zip(found, made, strict=True):
                 part.of(target)[...] = outer.margins(tile).cut_off(value[0])
         return Corrected(area, *found)
@@ -178,10 +179,11 @@ class Transforms:
         outer = tile.widened(at16, *grid)
         margins, within = outer.margins(tile), corrected.area.margins(outer)
         sides = Margins(*(FILTER_CONTEXT * (margin > 0) * context for margin in margins.sides))
-        (linear,) = run("synthesis.linear", latent=within.cut_off(corrected.latent)[None], quality=given)
+        (linear,) = run("synthesis.linear", (1, 3, *outer.scaled(PATCH).shape), latent=within.cut_off(corrected.latent)[None], quality=given)
         if corrected.features is None:
             return TilePixels(margins.scaled(PATCH).less(sides).cut_off(linear[0]) + np.float32(128), sides)
-        (features,) = run("synthesis.features8", features=within.cut_off(corrected.features)[None])
+        shape = (1, config.synthesis_widths[1], *outer.scaled(2).shape)
+        (features,) = run("synthesis.features8", shape, features=within.cut_off(corrected.features)[None])
         kept = margins.scaled(2).at_most(at8)
         features = margins.scaled(2).less(kept).cut_off(features)
         beyond = margins.scaled(PATCH).less(kept.scaled(8))
@@ -189,7 +191,8 @@ class Transforms:
         framed = Margins(*(max(0, side - _FRAME) for side in beyond.sides)).cut_off(linear)
         missing = [_FRAME * (side == 0) for side in beyond.sides]
         framed = np.pad(framed, ((0, 0), (0, 0), (missing[0], missing[1]), (missing[2], missing[3])))
-        (pixels,) = run("synthesis.finished", features=features, framed=framed, quality=given)
+        shape = (1, 3, *(8 * cells for cells in features.shape[2:]))
+        (pixels,) = run("synthesis.finished", shape, features=features, framed=framed, quality=given)
         return TilePixels(kept.scaled(8).less(sides).cut_off(pixels[0]), sides)
 
     def small(self, latent: np.ndarray, size: tuple[int, int], level: int, shrink: int, *, grey: bool = False, side: int = 2 * TILE_POSITIONS) -> np.ndarray:
@@ -209,7 +212,8 @@ class Transforms:
                 part = found.area.margins(outer).cut_off(found.latent)
             else:
                 part = _steps(outer.of(latent))
-            (pixels,) = self.engine.run(f"synthesis.small{shrink}", latent=part[None], quality=_input(level))
+            shape = (1, 3, *outer.scaled(factor).shape)
+            (pixels,) = self.engine.run(f"synthesis.small{shrink}", shape, latent=part[None], quality=_input(level))
             pixels = outer.margins(tile).scaled(factor).cut_off(pixels[0]) + np.float32(128)
             target = tile.scaled(factor).of(planes)
             target[...] = to_bytes(pixels, grey)[:, : target.shape[1], : target.shape[2]]

@@ -27,7 +27,9 @@ def apply_filter(engine: Engine, wiener: Wiener, pixels: np.ndarray, context: Ma
     A side has at least two pixels of context, or none where the picture ends: there its last pixels are repeated.
     """
     weight, bias = wiener.kernel
-    (filtered,) = engine.run("filter", pixels=framed_pixels(pixels, context)[None], weight=weight, bias=bias)
+    framed = framed_pixels(pixels, context)[None]
+    shape = (1, 3, framed.shape[2] - 2 * REACH, framed.shape[3] - 2 * REACH)
+    (filtered,) = engine.run("filter", shape, pixels=framed, weight=weight, bias=bias)
     return filtered[0]
 
 

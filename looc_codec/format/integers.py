@@ -93,7 +93,7 @@ def require_legal(core: Core, config: LoocConfig) -> None:
         require_exact(core, name, gain_bits)
     if config.detail_channels:
         chosen = core["details.chosen"]
-        if chosen.min() < 0 or chosen.max() >= 3 * PATCH**2 or len(np.unique(chosen)) != len(chosen):
+        if chosen.min() < 0 or chosen.max() >= 3 * PATCH**2 or len(set(chosen.tolist())) != len(chosen):
             raise ModelError("the weights file holds channels of details that there are not")
 
 

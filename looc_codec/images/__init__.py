@@ -5,6 +5,7 @@ values, and what RGB cannot carry (CMYK, Lab, grey profiles) is converted to sRG
 """
 
 from looc_codec.images.chunks import chunks_of_picture, colour_of_picture, picture_with_chunks
+from looc_codec.images.content import content_notice
 from looc_codec.images.opening import READ_FORMATS
 from looc_codec.images.picture import Picture
 from looc_codec.images.reading import picture_from_pillow, read_picture
@@ -17,6 +18,7 @@ __all__ = [
     "Picture",
     "chunks_of_picture",
     "colour_of_picture",
+    "content_notice",
     "output_format",
     "picture_from_pillow",
     "picture_to_pillow",

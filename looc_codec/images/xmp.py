@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from html import escape
 from xml.dom import XMLNS_NAMESPACE, minidom
 from xml.parsers.expat import ExpatError
-from xml.sax.saxutils import escape
 
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _XMP = "http://ns.adobe.com/xap/1.0/"
@@ -115,7 +115,7 @@ def _description(properties: dict[str, list[str]]) -> str:
     spaces = "".join(f' xmlns:{prefix}="{_PREFIXES[prefix]}"' for prefix in prefixes)
     body = ""
     for name, texts in properties.items():
-        texts = [escape(_NOT_IN_XML.sub("", text)) for text in texts]
+        texts = [escape(_NOT_IN_XML.sub("", text), quote=False) for text in texts]
         form = _FORMS.get(name)
         if form is None:
             body += f"<{name}>{'; '.join(texts)}</{name}>"
