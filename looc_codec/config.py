@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from looc_codec.errors import ModelError
 
 QUALITY_MIN, QUALITY_MAX = 1, 100
-METRICS = ("mse", "ms-ssim")
-"""What a model can be trained for (distortion.py)."""
+METRICS = ("mse", "ms-ssim", "ssimulacra2")
+"""What a model can be trained for (networks/distortion.py)."""
 TRELLIS_STATES = 128
 """States of a model's trellis, if it has one (format/trellis.py)."""
 COLOUR_AXES = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
@@ -38,7 +38,7 @@ class LoocConfig:
 
     `channels` is d, `codevector_dim` d*, `codebook_size` K; a position has m = d / d* units. All widths are
     channel counts; `*_blocks` count residual blocks at 1/16, 1/8 and 1/4 of the picture's resolution. `trellis_states` is TRELLIS_STATES, or 1 where
-    every unit is quantised by itself. `metric` is the distortion that the model was trained for, of `METRICS`, which `--effort` serves, too. `detail_channels` of the DCT are coded as details from `detail_quality` on (details.py), by a network of `detail_width` features; 0 for none.
+    every unit is quantised by itself. `metric` is the distortion that the model was trained for, of `METRICS`; what `--effort` serves for each is in effort.py. `detail_channels` of the DCT are coded as details from `detail_quality` on (details.py), by a network of `detail_width` features; 0 for none.
     """
 
     name: str = "photo"

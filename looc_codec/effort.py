@@ -28,7 +28,7 @@ from looc_codec.codec.wiener import Statistics
 from looc_codec.config import LoocConfig
 from looc_codec.format.constants import LATENT_ONE, PATCH
 from looc_codec.format.filter import REACH, Wiener
-from looc_codec.networks.distortion import MS_SSIM_MIN_SIDE, distortion
+from looc_codec.networks.distortion import distortion, smallest_side
 from looc_codec.networks.transforms import Synthesis
 
 EFFORT_ROUNDS = (0, 2, 6, 16)
@@ -36,6 +36,8 @@ EFFORT_ROUNDS = (0, 2, 6, 16)
 STEP, STEP_DECAY, MOMENTUM = 0.25, 0.3, 0.3
 """Share of the way to the minimum that the curvature promises in the first round, power of the round's number by which later rounds go less far, and how much of a round's
 way the next one goes on with: rounding makes every gradient a noisy one (docs/EXPERIMENTS.md, sections 19 and 20)."""
+FARTHEST = 1.5
+"""How far a code's way goes at most, in root mean squares of its channel's rounding errors: a structure's gradient has peaks, up to 80 steps high, that a channel's curvature knows nothing of."""
 OWN_ERROR = 1.1
 """How much of what the own rounding error explains is left out."""
 USUAL_SLOPE, USUAL_POSITIONS, SLOPES = 0.5, 32, (0.2, 1.0)
@@ -45,23 +47,30 @@ TILE_POSITIONS = 48
 """Latent positions along a tile's side (768 pixels): a gradient holds every activation of its tile."""
 
 
-def lagrangian_cost(size_bytes: int, rgb: np.ndarray, decoded: np.ndarray, level: int, config: LoocConfig) -> float:
-    """Bits per pixel plus lambda times the distortion, in the model's metric, of the decoded 8-bit picture, both `(H, W, 3)` uint8."""
-    if config.metric == "mse":
+SERVED = {"mse": "mse", "ms-ssim": "ssimulacra2", "ssimulacra2": "ssimulacra2"}
+"""The metric that refinement serves, by the one that a model was trained for: gradient and cost alike (docs/EXPERIMENTS.md, section 23)."""
+
+
+def lagrangian_cost(size_bytes: int, rgb: np.ndarray, decoded: np.ndarray, level: int, config: LoocConfig, wiener: Wiener | None = None) -> float:
+    """Bits per pixel plus lambda times the distortion, in the metric that is served, of the decoded 8-bit picture, both `(H, W, 3)` uint8, through a filter if one is given."""
+    metric, total = SERVED[config.metric], 0.0
+    if metric == "mse" and wiener is None:
         error = rgb.astype(np.int32) - decoded
         total = float(np.sum(error * error, dtype=np.int64))
     else:
-        side, total = TILE_POSITIONS * PATCH, 0.0
-        for top in range(0, rgb.shape[0], side):
-            for left in range(0, rgb.shape[1], side):
-                tiles = (torch.from_numpy(picture[top : top + side, left : left + side].copy()).permute(2, 0, 1).float() for picture in (decoded, rgb))
-                total += float(summed_distortion(*tiles, config.metric))
+        height, width, _ = rgb.shape
+        for tile in each_tile(height, width, TILE_POSITIONS * PATCH):
+            outer = tile.widened(REACH if wiener else 0, height, width)
+            shown, original = (torch.from_numpy(part.of(picture.transpose(2, 0, 1)).astype(np.float32)) for part, picture in ((outer, decoded), (tile, rgb)))
+            if wiener is not None:
+                shown = outer.margins(tile).cut_off(filtered(shown, wiener)).round()
+            total += float(summed_distortion(shown, original, metric))
     return (8 * size_bytes + bits_per_error(level, config) * total) / (rgb.shape[0] * rgb.shape[1])
 
 
 def summed_distortion(pixels: Tensor, original: Tensor, metric: str) -> Tensor:
     """Distortion of pixels `(3, H, W)` float32, cut off at 0 and 255 as a picture is, as squared error summed over all samples; by MSE where a side is too short for the metric."""
-    if min(original.shape[1:]) < MS_SSIM_MIN_SIDE:
+    if min(original.shape[1:]) < smallest_side(metric):
         metric = "mse"
     return distortion(metric, pixels.clamp(0, 255)[None], original[None])[0] * original.numel()
 
@@ -77,12 +86,13 @@ class Refinement:
         """`effort` is 1 to 3. torch's number of threads, which is the process's, becomes `threads`."""
         self.config, self.rounds, self.report = model.config, EFFORT_ROUNDS[effort], report
         torch.set_num_threads(threads)
+        self.metric = SERVED[self.config.metric]
         self.synthesis = synthesis_of(model)
 
     def __call__(self, latent: np.ndarray, rgb: np.ndarray, encode: Callable[[np.ndarray], Coding]) -> Coding:
         """The cheapest coding of the pixels `(H, W, 3)` uint8 among that of `latent` `(d, h, w)` in steps and `rounds` more, with its filter.
 
-        A coding's cost is `lagrangian_cost`, with the gain of its filter as the fit promises it where that is the model's metric. A round takes an
+        A coding's cost is `lagrangian_cost`, by squared error with the gain of its filter as the fit promises it, otherwise through its filter. A round takes an
         encoding and about three syntheses; memory is bounded by the tile, not by the picture. Pixels are corrected as the filter of the round
         before leaves them.
         """
@@ -97,9 +107,10 @@ class Refinement:
                 decoded, correction, statistics = self.decode_with_correction(coding, rgb, wiener, corrected=index < rounds)
             wiener, gain = statistics.fit(error_worth)
             coding = dataclasses.replace(coding, wiener=wiener)
-            cost = lagrangian_cost(coding.payload_bytes, rgb, decoded, coding.level, self.config)
-            if self.config.metric == "mse":
-                cost -= error_worth * gain / (rgb.shape[0] * rgb.shape[1])
+            if self.metric == "mse":
+                cost = lagrangian_cost(coding.payload_bytes, rgb, decoded, coding.level, self.config) - error_worth * gain / (rgb.shape[0] * rgb.shape[1])
+            else:
+                cost = lagrangian_cost(coding.payload_bytes, rgb, decoded, coding.level, self.config, wiener)
             if cost < best_cost:
                 best, best_cost = coding, cost
             if self.report is not None:
@@ -112,7 +123,7 @@ class Refinement:
     def decode_with_correction(
         self, coding: Coding, rgb: np.ndarray, wiener: Wiener | None = None, *, corrected: bool = True, side: int = TILE_POSITIONS
     ) -> tuple[np.ndarray, Tensor, Statistics]:
-        """The synthesised picture `(H, W, 3)` uint8, before any filter; the gradient of its distortion, in the model's metric, over the curvature of squared
+        """The synthesised picture `(H, W, 3)` uint8, before any filter; the gradient of its distortion, in the metric that is served, over the curvature of squared
         error, `(d, h, w)` in steps, when it passes through the filter given; and what a filter of its own is fitted from. Without `corrected` the gradient is
         left out, which halves the time."""
         synthesis, config, grey = self.synthesis, self.config, coding.grey
@@ -132,7 +143,7 @@ class Refinement:
                     pixels = (plain if wiener is None else filtered(plain, wiener))[:, : original.shape[1], : original.shape[2]]
                     if grey:
                         pixels = pixels.mean(0, keepdim=True).expand(3, -1, -1)
-                    (gradient,) = torch.autograd.grad(summed_distortion(pixels, original, config.metric), part)
+                    (gradient,) = torch.autograd.grad(summed_distortion(pixels, original, self.metric), part)
                     tile.of(correction)[...] = outer.margins(tile).cut_off(gradient[0] / curvature)
             margins = outer.margins(tile)
             context = Margins(*(REACH * (side > 0) for side in margins.sides))
@@ -163,4 +174,5 @@ def descent(error: Tensor, correction: Tensor) -> Tensor:
     energy, positions = error.square().sum((1, 2)), error[0].numel()
     usual = USUAL_POSITIONS / positions * energy.mean() + torch.finfo(energy.dtype).tiny
     slope = ((error * correction).sum((1, 2)) + USUAL_SLOPE * usual) / (energy + usual)
-    return OWN_ERROR * error - correction / slope.clamp(*SLOPES)[:, None, None]
+    farthest = FARTHEST * ((energy + usual) / (positions + USUAL_POSITIONS)).sqrt()[:, None, None]
+    return (OWN_ERROR * error - correction / slope.clamp(*SLOPES)[:, None, None]).clamp(-farthest, farthest)

@@ -69,7 +69,7 @@ def test_effort_measures_every_effort(pictures, tmp_path):
     summary = json.loads((tmp_path / "effort.json").read_text())["summary"]
     costs = [row["cost_percent"] for row in summary]
     assert costs[0] == 0 and costs == sorted(costs, reverse=True)
-    assert summary[0]["bd_rate_percent"] == 0
+    assert summary[0]["bd_rate_percent"] == {"psnr": 0}
 
 
 def test_odd_files_makes_its_table(pictures, tmp_path):
@@ -113,3 +113,11 @@ def test_training_speed_gives_a_line_for_each_variant(tmp_path, tiny_model_file)
     output = run(TOOLS / "training_speed.py", "--data", tmp_path, "--init", tiny_model_file, "--batch", "2", "--crop", "32", "--steps", "1", "--variants", "launched")
     row = json.loads(output)
     assert row["variant"] == "launched" and row["images_per_second"] > 0 and row["operations_a_picture"] > 1e6
+
+
+def test_structure_is_the_packages(tmp_path):
+    Image.fromarray(photo(256, 260)).save(tmp_path / "a.png")
+    run(TOOLS / "structure_check.py", "--data", tmp_path, "--pictures", "1", "--out", tmp_path / "structure.json")
+    report = json.loads((tmp_path / "structure.json").read_text())
+    assert len(report["rows"]) == report["summary"]["pairs"] == 20
+    assert report["summary"]["rank_correlation"] > 0.97

@@ -18,10 +18,12 @@ from test_datasets import write_mnist
 from looc_codec import api
 from looc_codec.format.container import pack, unpack
 from looc_codec.data import PictureStore, load_pictures
-from looc_codec.networks.distortion import MS_SSIM_IN_MSE, MSE_SHARE, distortion
+from looc_codec.config import METRICS
+from looc_codec.networks.distortion import MS_SSIM_IN_MSE, SHARES, VISIBLE_IN_MSE, distortion
 from looc_codec.errors import ImageError, ModelError
 from looc_codec.codec.model import SCALES, read_model
 from looc_codec.networks.model import LoocModel
+from looc_codec.networks.ssimulacra2 import visible_error
 from looc_codec.training.codes import latent_of, units_of
 from looc_codec.training.grow import grown
 from looc_codec.training.loop import Trainer, TrainOptions, has_fast_bf16
@@ -397,15 +399,19 @@ def test_ms_ssim_as_distortion_is_the_librarys_with_a_tenth_of_squared_error():
     error = (decoded - pixels).square().mean((1, 2, 3))
     torch.testing.assert_close(distortion("mse", decoded, pixels), error)
     structure = torch.stack([pytorch_msssim.ms_ssim(a[None], b[None], data_range=255.0) for a, b in zip(decoded, pixels, strict=True)])
-    expected = MSE_SHARE * error + (1 - MSE_SHARE) * MS_SSIM_IN_MSE * (1 - structure)
+    expected = 0.1 * error + 0.9 * MS_SSIM_IN_MSE * (1 - structure)
     torch.testing.assert_close(distortion("ms-ssim", decoded, pixels), expected, rtol=1e-3, atol=1e-2)
+    of_error, of_structure, of_visible = SHARES["ssimulacra2"]
+    expected = of_error * error + of_structure * MS_SSIM_IN_MSE * (1 - structure) + of_visible * VISIBLE_IN_MSE * visible_error(decoded, pixels)
+    torch.testing.assert_close(distortion("ssimulacra2", decoded, pixels), expected, rtol=1e-3, atol=1e-2)
 
 
 def test_opposed_structures_do_not_make_gradients_infinite():
     pixels = structured(2)
     decoded = torch.stack([255 - pixels[0], pixels[1] + 3]).requires_grad_()
-    distortion("ms-ssim", decoded, pixels).sum().backward()
-    assert decoded.grad.isfinite().all() and decoded.grad[1].abs().max() > 0
+    for metric in ("ms-ssim", "ssimulacra2"):
+        (gradient,) = torch.autograd.grad(distortion(metric, decoded, pixels).sum(), decoded)
+        assert gradient.isfinite().all() and gradient[1].abs().max() > 0
 
 
 def test_a_step_weighs_the_chosen_distortion(tmp_path):
@@ -413,17 +419,20 @@ def test_a_step_weighs_the_chosen_distortion(tmp_path):
         Image.fromarray(photo(200, 190, seed=seed)).save(tmp_path / f"{seed}.png")
     store, losses = PictureStore(load_pictures(tmp_path, min_side=176)), {}
     model = LoocModel(tiny_config())
-    for metric in ("mse", "ms-ssim"):
+    for metric in METRICS:
         trainer = Trainer(model, store, options(crop=176, metric=metric, cut_share=0.0))
         pixels, quality = structured(2), torch.tensor([30.0, 70.0])
         torch.manual_seed(3)
         figures = trainer.joint_step(pixels, quality, trainer.kept_groups(len(quality)), False)
         losses[metric] = (figures["loss"] - figures["bpp"]) / distortion_weight(model.config, quality)
         torch.testing.assert_close(figures["mse"], losses["mse"], rtol=1e-3, atol=1e-3)
+        figures["objective"].backward()
+        assert all(parameter.grad.isfinite().all() for parameter in trainer.parameters if parameter.grad is not None)
     assert not torch.allclose(losses["mse"], losses["ms-ssim"], rtol=0.05)
+    assert not torch.allclose(losses["ms-ssim"], losses["ssimulacra2"], rtol=0.01)
 
 
-@pytest.mark.parametrize("changes, word", [({"metric": "ms-ssim"}, "176"), ({"metric": "vmaf"}, "no metric")])
+@pytest.mark.parametrize("changes, word", [({"metric": "ms-ssim"}, "176"), ({"metric": "ssimulacra2"}, "176"), ({"metric": "vmaf"}, "no metric")])
 def test_a_metric_that_cannot_be_trained_for_is_one_sentence(folder, changes, word):
     with pytest.raises(ModelError, match=word):
         Trainer(LoocModel(tiny_config()), PictureStore(load_pictures(folder, min_side=32)), options(**changes))

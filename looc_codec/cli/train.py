@@ -51,10 +51,11 @@ class Optimizer(str, Enum):
 
 
 class Metric(str, Enum):
-    """mse: squared error, what PSNR measures; ms-ssim: structural similarity with a tenth of squared error."""
+    """mse: squared error, what PSNR measures; ms-ssim: structural similarity with a tenth of squared error; ssimulacra2: the same with SSIMULACRA 2 for half of the structure."""
 
     mse = "mse"
     ms_ssim = "ms-ssim"
+    ssimulacra2 = "ssimulacra2"
 
 
 class Dataset(str, Enum):
@@ -184,7 +185,7 @@ def train(
             "--metric",
             metavar="NAME",
             parser=one_of(Metric),
-            help="What distortion is: mse, squared error, or ms-ssim, structure.",
+            help="What distortion is: mse, squared error, or structure, ms-ssim or ssimulacra2.",
         ),
     ] = Metric.mse,
     bf16: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from looc_codec.config import METRICS, QUALITY_MAX, QUALITY_MIN, RATE_DISTORTION_SLOPE, LoocConfig
-from looc_codec.networks.distortion import MS_SSIM_MIN_SIDE
+from looc_codec.networks.distortion import smallest_side
 from looc_codec.errors import ModelError
 
 
@@ -19,8 +19,6 @@ def distortion_weight(config: LoocConfig, quality: Tensor) -> Tensor:
 def require_metric(metric: str, crop: int) -> None:
     """ModelError unless crops of `crop` pixels can be trained for `metric`."""
     if metric not in METRICS:
-        raise ModelError(f"there is no metric {metric}; choose {' or '.join(METRICS)}")
-    if metric == "mse":
-        return
-    if crop < MS_SSIM_MIN_SIDE:
-        raise ModelError(f"MS-SSIM needs crops of at least 176 pixels, not {crop}; give --crop 192")
+        raise ModelError(f"there is no metric {metric}; choose {', '.join(METRICS[:-1])} or {METRICS[-1]}")
+    if crop < smallest_side(metric):
+        raise ModelError(f"the metric {metric} needs crops of at least 176 pixels, not {crop}; give --crop 192")
