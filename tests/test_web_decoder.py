@@ -419,3 +419,15 @@ def test_weights_are_fetched_once_and_checked(site, tmp_path):
         assert missing["kind"] == "ModelError" and missing["error"].endswith(f"{weights.name} is not there (status 404)")
         away.rename(weights)
         assert browser.run(DECODE, "details.looc")["width"] == 150
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_speed_of_the_page_is_measured(tmp_path):
+    golden = WEIGHTS / "looc-photo.golden.png"
+    words = ("--image", golden, "--megapixels", "0.01", "--threads", "2", "--json", tmp_path / "speed.json")
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / "web_speed.py"), *map(str, words)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    assert [(row["threads"], row["state"]) for row in rows] == [(threads, state) for threads in (1, 2) for state in ("command", "first", "again")]
+    assert all(row["seconds"] > 0 and row["cpu_seconds"] > 0 for row in rows)
