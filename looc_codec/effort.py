@@ -12,6 +12,7 @@ the picture. It is also the curvature that the channel has, 0.9 of the nominal o
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -37,7 +38,8 @@ STEP, STEP_DECAY, MOMENTUM = 0.25, 0.3, 0.3
 """Share of the way to the minimum that the curvature promises in the first round, power of the round's number by which later rounds go less far, and how much of a round's
 way the next one goes on with: rounding makes every gradient a noisy one (docs/EXPERIMENTS.md, sections 19 and 20)."""
 FARTHEST = 1.5
-"""How far a code's way goes at most, in root mean squares of its channel's rounding errors: a structure's gradient has peaks, up to 80 steps high, that a channel's curvature knows nothing of."""
+"""How far a code's way goes at most, in root mean squares of its channel's rounding errors, where structure is served: its gradient has peaks of up to 100 steps that a channel's curvature knows nothing
+of. Squared error has none, and loses half a per cent by a limit (docs/EXPERIMENTS.md, section 23)."""
 OWN_ERROR = 1.1
 """How much of what the own rounding error explains is left out."""
 USUAL_SLOPE, USUAL_POSITIONS, SLOPES = 0.5, 32, (0.2, 1.0)
@@ -87,6 +89,7 @@ class Refinement:
         self.config, self.rounds, self.report = model.config, EFFORT_ROUNDS[effort], report
         torch.set_num_threads(threads)
         self.metric = SERVED[self.config.metric]
+        self.farthest = math.inf if self.metric == "mse" else FARTHEST
         self.synthesis = synthesis_of(model)
 
     def __call__(self, latent: np.ndarray, rgb: np.ndarray, encode: Callable[[np.ndarray], Coding]) -> Coding:
@@ -116,7 +119,7 @@ class Refinement:
             if self.report is not None:
                 self.report(coding, cost)
             if index < rounds:
-                way = MOMENTUM * way + descent(torch.from_numpy(coding.latent).float() / LATENT_ONE - target, correction)
+                way = MOMENTUM * way + descent(torch.from_numpy(coding.latent).float() / LATENT_ONE - target, correction, self.farthest)
                 target = target + STEP / (index + 1) ** STEP_DECAY * way
         return best
 
@@ -168,11 +171,11 @@ def filtered(pixels: Tensor, wiener: Wiener) -> Tensor:
     return F.conv2d(F.pad(pixels[None], (REACH,) * 4, mode="replicate"), weight, bias)[0]
 
 
-def descent(error: Tensor, correction: Tensor) -> Tensor:
+def descent(error: Tensor, correction: Tensor, farthest: float = math.inf) -> Tensor:
     """The way from a latent to the minimum near it, `(d, h, w)` in steps: from the rounding `error` of its codes and the gradient of the pixels' error over its nominal
-    curvature, as large."""
+    curvature, as large; nowhere longer than `farthest` times the channel's root mean square error."""
     energy, positions = error.square().sum((1, 2)), error[0].numel()
     usual = USUAL_POSITIONS / positions * energy.mean() + torch.finfo(energy.dtype).tiny
     slope = ((error * correction).sum((1, 2)) + USUAL_SLOPE * usual) / (energy + usual)
-    farthest = FARTHEST * ((energy + usual) / (positions + USUAL_POSITIONS)).sqrt()[:, None, None]
-    return (OWN_ERROR * error - correction / slope.clamp(*SLOPES)[:, None, None]).clamp(-farthest, farthest)
+    way, limit = OWN_ERROR * error - correction / slope.clamp(*SLOPES)[:, None, None], farthest * ((energy + usual) / (positions + USUAL_POSITIONS)).sqrt()[:, None, None]
+    return way.clamp(-limit, limit)

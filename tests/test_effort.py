@@ -150,8 +150,9 @@ def test_no_code_goes_far_beyond_the_errors_of_its_channel():
     error = 0.3 * torch.randn(4, 20, 30, generator=torch.Generator().manual_seed(0))
     peak = torch.zeros_like(error)
     peak[:, 7, 9] = 80
-    moved = refinement.descent(error, 0.5 * error + peak)
+    moved = refinement.descent(error, 0.5 * error + peak, refinement.FARTHEST)
     assert (moved[:, 7, 9] < -0.4).all() and moved.abs().max() < 0.35 * refinement.FARTHEST
+    assert refinement.descent(error, 0.5 * error + peak).abs().max() > 50
 
 
 def test_nothing_to_correct_moves_nothing():
