@@ -33,13 +33,13 @@ from looc_codec.format.codes import CodeTables
 from looc_codec.format.constants import TABLE_BITS
 from looc_codec.format.integers import Core, fingerprint_of, require_legal
 
-_engines_lock = threading.Lock()
+_engines_lock, _reading = threading.Lock(), threading.Lock()
 
 
 def _after_fork() -> None:
     # A fork copies a lock as it is, which another thread may have held at that moment.
-    global _engines_lock
-    _engines_lock = threading.Lock()
+    global _engines_lock, _reading
+    _engines_lock, _reading = threading.Lock(), threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -231,4 +231,6 @@ def _cached_model(path: str, modified_ns: int) -> CodecModel:
 
 def cached_model(path: Path) -> CodecModel:
     """`read_model`, once per process for a file that does not change."""
-    return _cached_model(str(path), path.stat().st_mtime_ns)
+    # The cache alone lets threads that come at once each read a model, with an engine and sessions of its own: 190 MB for each.
+    with _reading:
+        return _cached_model(str(path), path.stat().st_mtime_ns)
