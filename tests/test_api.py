@@ -147,6 +147,20 @@ def test_a_cut_file_gives_a_small_picture(tiny_model, data):
     assert api.decompress(cut, model=tiny_model, scale=1 / 8, allow_truncated=True).size == (13, 10)
 
 
+def test_threads_that_come_at_once_share_one_model(tiny_model_file, tmp_path):
+    """Each of them read one of its own, with sessions of its own: twenty took 4 GB."""
+    path = tmp_path / "looc-other.safetensors"
+    path.write_bytes(tiny_model_file.read_bytes())
+    barrier = threading.Barrier(8)
+
+    def load(_):
+        barrier.wait()
+        return api.load_model(path)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len({id(model) for model in pool.map(load, range(8))}) == 1
+
+
 def test_two_pictures_of_a_model_are_in_work_at_a_time(tiny_model, data, monkeypatch):
     """Twenty compressions of 1.15 megapixels at once took 4 GB."""
     from looc_codec.codec.decoder import Decoder

@@ -9,6 +9,8 @@ The weights file says which it is; a .looc file says it by the fingerprint of it
 from __future__ import annotations
 
 import functools
+import os
+import threading
 from pathlib import Path
 
 from looc_codec.codec.decoder import Decoder
@@ -17,6 +19,18 @@ from looc_codec.codec.engine import Engine
 from looc_codec.codec.grid import GridDecoder, GridEncoder
 from looc_codec.codec.grid_model import GridModel, read_grid_model
 from looc_codec.codec.model import CodecModel, kind_in, read_model
+
+_reading = threading.Lock()
+
+
+def _after_fork() -> None:
+    # A fork copies a lock as it is, which another thread may have held at that moment.
+    global _reading
+    _reading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 AnyModel = CodecModel | GridModel
 AnyEncoder = Encoder | GridEncoder
@@ -35,7 +49,9 @@ def _cached_model(path: str, modified_ns: int) -> AnyModel:
 
 def cached_model(path: Path) -> AnyModel:
     """`read_any_model`, once per process for a file that does not change."""
-    return _cached_model(str(path), path.stat().st_mtime_ns)
+    # The cache alone lets threads that come at once each read a model, with an engine and sessions of its own: 190 MB for each.
+    with _reading:
+        return _cached_model(str(path), path.stat().st_mtime_ns)
 
 
 def encoder_of(model: AnyModel, engine: Engine, refine: Refine | None = None) -> AnyEncoder:

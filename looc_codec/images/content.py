@@ -1,4 +1,4 @@
-"""Whether a picture is drawn (text, diagrams, screenshots, pixel art) rather than photographed: what a codec for photographs is bad at.
+"""Whether a picture is drawn (text, diagrams, screenshots, pixel art) rather than photographed, which a codec for photographs is bad at.
 
 Only pixels are looked at, and of large pictures only some rows, so it takes some milliseconds whatever the size. Three things tell
 drawings from photographs: neighbouring pixels are equal to the last bit right beside strong contrast, where a photograph has noise
@@ -24,15 +24,16 @@ RUN_PIXELS = 4
 """Equal pixels side by side that make a run."""
 JUMP_LEVELS = 32
 """Step from one pixel to the next that is a jump."""
+EQUAL_SHARE = 0.4
+"""Share of neighbouring pixels of a drawn cell that are equal."""
 _WHITE, _BLACK = 0x00FFFFFF, 0
 _SPARSE_PIXELS = 10_000
-
 
 DRAWN_ALONE, DRAWN_PART = 0.85, 0.3
 """Share of drawn cells from which a picture is a drawing, and from which a part of it may be one."""
 JUMPS_PART, JUMPS_ALONE = 0.08, 0.25
 SPREAD_MOST, SPREAD_EXACT = 0.13, 0.05
-"""Photographs with clipped whites spread more, those in JPEG 10 jump less; see docs/WHAT_PEOPLE_MEET_CLI.md for the counts."""
+"""Photographs with clipped whites spread more, those in JPEG 10 jump less. Counts: docs/WHAT_PEOPLE_MEET_CLI.md."""
 FEW_COLOURS, FEW_GREYS = 64, 16
 TONES = 256
 """Colours of a picture that is of one hue, whose spread says nothing."""
@@ -91,7 +92,7 @@ def signs_of(rgb: np.ndarray) -> Signs | None:
     share = equal.reshape(cells).sum(2) / (CELL * (2 * CELL - 1))
     highest, lowest = (found.reshape(*cells, 3) for found in (strips.max(1), strips.min(1)))
     busy = (highest.max(2) - lowest.min(2)).max(-1) >= CONTRAST_LEVELS
-    drawn = busy & (share >= 0.4)
+    drawn = busy & (share >= EQUAL_SHARE)
     drawn_share = float(drawn.sum() / max(1, busy.sum()))
     sparse = colours[:, :: (step := max(1, round((colours.size / _SPARSE_PIXELS) ** 0.5))), ::step]
     grey = all(np.array_equal(strips[:, ::step, ::step, 1], strips[:, ::step, ::step, plane]) for plane in (0, 2))
