@@ -164,6 +164,17 @@ def levels_of_qualities(scores: np.ndarray) -> tuple[int, ...]:
     return tuple(int(level) for level in np.maximum.accumulate(np.rint(row)))
 
 
+def table_of(scores: list[np.ndarray]):
+    """The quality table that mean scores of the levels without effort and with each effort give.
+
+    More effort never takes a higher level: at the ends, where straight lines take over, that would be an accident.
+    """
+    from looc_codec.quality import QualityScale
+
+    rows = np.minimum.accumulate([levels_of_qualities(row) for row in scores])
+    return QualityScale(tuple(tuple(map(int, row)) for row in rows))
+
+
 def write_table(weights: Path, scale) -> None:
     """Puts the table into the header of a weights file and leaves all else as it is."""
     from looc_codec.files import write_atomically
@@ -186,7 +197,7 @@ def write_table(weights: Path, scale) -> None:
 
 
 def main() -> None:
-    from looc_codec.quality import DEFAULT_QUALITY, QualityScale
+    from looc_codec.quality import DEFAULT_QUALITY
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path, nargs="*", default=sorted((ROOT / "weights").glob("*.safetensors")))
@@ -212,7 +223,7 @@ def main() -> None:
         points.forget(digest, arguments.again)
         measure(points, weights, pictures, lambda words: print(words, file=sys.stderr, flush=True))
         scores = scores_of_levels(points, digest, [picture.name for picture in pictures])
-        scale = QualityScale(tuple(levels_of_qualities(row) for row in scores))
+        scale = table_of(scores)
         if arguments.json:
             print(json.dumps({"weights": weights.name, "quality": scale.to_json()}))
         else:
