@@ -307,7 +307,8 @@ def test_a_missing_package_is_a_sentence(tiny_model, scaled_installed, picture_f
 def test_all_models_look_alike_at_the_same_quality(quality):
     rgb = photograph(192)
     scores = [score_of(rgb, api.compress(rgb, quality=quality, model=name)) for name in SHIPPED]
-    assert max(scores) - min(scores) < 6 and all(abs(score - quality) < 12 for score in scores), scores
+    # A smooth picture lies above the mean that the scale promises, the more so the lower the quality.
+    assert max(scores) - min(scores) < 4 and all(quality - 5 < score < quality + 20 for score in scores), scores
 
 
 def test_the_default_is_a_shipped_model_and_high_quality(tmp_path):

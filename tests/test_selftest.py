@@ -19,7 +19,7 @@ from looc_codec.exactness import Setting, Variant, launch
 REGENERATE = "the shipped weights changed: run `python tools/golden.py FILE` for them and commit the golden files beside them"
 
 
-@pytest.mark.parametrize("name", ["photo", "photo-ssim"])
+@pytest.mark.parametrize("name", ["photo", "photo-psnr"])
 def test_golden_file_belongs_to_the_shipped_weights(name):
     entry = registry.find_model(name)
     stored = json.loads(selftest.golden_path(entry.path, "json").read_text())

@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=Path, required=True, help="training pictures, which the books are fitted to")
     parser.add_argument("--images", type=Path, default=ROOT.parent / "shared/data/val")
-    parser.add_argument("--weights", type=Path, default=ROOT / "weights/looc-photo.safetensors")
+    parser.add_argument("--weights", type=Path, default=ROOT / "weights/looc-photo-psnr.safetensors")
     parser.add_argument("--books", default="1x256,1x64,2x256,2x1024,2x4096,4x1024,4x4096")
     parser.add_argument("--levels", type=lambda text: [int(part) for part in text.split(",")], default=[10, 30, 50, 70, 90])
     parser.add_argument("--limit", type=int, default=8, help="pictures to code")

@@ -46,7 +46,7 @@ except ImportError:
     decompress = lambda data: codec.decompress_picture(data, model=model)
     codes = lambda data: codec.decode_codes(container.unpack(data), model)
 from looc_codec import images
-model = codec.load_model("photo")
+model = codec.load_model("photo-psnr")
 picture = images.read_picture(path, max_pixels=10**9)
 pixels = picture.width * picture.height / 1e6
 def best(work):

@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=8)
     parser.add_argument("--step", type=int, default=1)
     parser.add_argument("--crop", type=int, metavar="N", help="take only N x N pixels from the upper left corner")
-    parser.add_argument("--model", default="photo")
+    parser.add_argument("--model", default="photo-psnr")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/curve_check.json")
     arguments = parser.parse_args()
     model = api.load_model(arguments.model)

@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=8)
     parser.add_argument("--levels", type=lambda text: [int(part) for part in text.split(",")], default=[20, 50, 80])
     parser.add_argument("--crop", type=int, metavar="N", help="take only N x N pixels from the middle of each picture")
-    parser.add_argument("--model", default="photo")
+    parser.add_argument("--model", default="photo-psnr")
     parser.add_argument("--metrics", type=parse_metrics, default=["psnr"], help="of " + ", ".join(METRICS))
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/effort.json")
     arguments = parser.parse_args()

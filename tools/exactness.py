@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--levels", type=lambda text: [int(part) for part in text.split(",")], default=[20, 50, 85])
     parser.add_argument("--limit", type=int, help="only the first so many pictures")
     parser.add_argument("--crop", type=int, help="only the middle so many pixels each way")
-    parser.add_argument("--model", default="photo")
+    parser.add_argument("--model", default="photo-psnr")
     parser.add_argument("--python", action="append", default=[], help="another interpreter, with another release of ONNX Runtime")
     parser.add_argument("--emulate", action="append", default=[], metavar="CPU", help="also on this emulated processor")
     parser.add_argument("--emulator", default="qemu-x86_64")

@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=ROOT.parent / "shared/data/val")
     parser.add_argument("--levels", type=lambda text: [int(part) for part in text.split(",")], default=[20, 50, 80])
     parser.add_argument("--limit", type=int, help="only the first so many pictures")
-    parser.add_argument("--model", default="photo")
+    parser.add_argument("--model", default="photo-psnr")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/progressive")
     arguments = parser.parse_args()
     paths = sorted(arguments.images.glob("*.png"))[: arguments.limit]

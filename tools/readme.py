@@ -64,12 +64,12 @@ def figures(summary: Summary, structure: Summary) -> str:
         ["bpp", *(f"{point.bpp:.3f}" for point in points)],
         ["PSNR dB", *(f"{point.value:.2f}" for point in points)],
     ]
-    both = (rates(summary, "bits at equal quality (BD-rate), model `photo`"), rates(structure, "the same, model `photo-ssim`"))
+    both = (rates(summary, "bits at equal quality (BD-rate), model `photo-psnr`"), rates(structure, "the same, model `photo`"))
     return "\n".join(rows_to_markdown(rows) for rows in (readings, *both, qualities))
 
 
 def filled(readme: str, *results: Results) -> str:
-    """README with the tables of these results, of `photo` and of `photo-ssim`, between its markers."""
+    """README with the tables of these results, of `photo-psnr` and of `photo`, between its markers."""
     before, rest = readme.split(BEGIN)
     return before + BEGIN + figures(*map(summary_of, results)) + END + rest.split(END)[1]
 

@@ -1,6 +1,6 @@
 """How fast training steps are on a device, and what they spend their time in.
 
-    python tools/training_speed.py --data DIR --init weights/looc-photo.safetensors --device cuda
+    python tools/training_speed.py --data DIR --init weights/looc-photo-psnr.safetensors --device cuda
 
 Every variant trains for real, from the same weights: one line of JSON each, with images a second, the floating-point operations of the
 networks and their share of a peak. `--profile` lists the kernels that take the most time.
@@ -85,7 +85,7 @@ def operations(store: PictureStore, init: Path, options: TrainOptions, device: s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of pictures or .tar shards")
-    parser.add_argument("--init", type=Path, default=Path("weights/looc-photo.safetensors"))
+    parser.add_argument("--init", type=Path, default=Path("weights/looc-photo-psnr.safetensors"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, nargs="+", default=[8])
     parser.add_argument("--crop", type=int, default=192)

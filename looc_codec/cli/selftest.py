@@ -13,7 +13,7 @@ from looc_codec.registry import DEFAULT_MODEL
 
 EXAMPLES = (
     Example("looc selftest", "checks this installation and its default model."),
-    Example("looc selftest -m photo-ssim", "with another model."),
+    Example("looc selftest -m photo-psnr", "with another model."),
     Example("looc selftest --quiet && echo fine", "prints only what is wrong."),
 )
 

@@ -140,7 +140,7 @@ def codec_points(dataset: str, data: Path) -> dict[str, list[dict[str, float]]]:
     for name, qualities in CODEC_QUALITIES.items():
         if missing_reason(name) is not None:
             continue
-        codec = open_codec(name, "photo")
+        codec = open_codec(name, "photo-psnr")
         points = []
         for quality in qualities:
             coded = codec.encode(whole, quality)
