@@ -96,7 +96,7 @@ def test_a_file_that_has_gone_is_no_longer_there(server, tmp_path):
 
 def test_models_are_served_as_listed(server):
     listed = json.loads(ask(server, "/models.json")[2])
-    assert {model["name"] for model in listed} == {"photo", "photo-ssim"}
+    assert {model["name"] for model in listed} == {"photo", "photo-psnr"}
     for model in listed:
         status, headers, body = ask(server, f"/{model['url']}")
         assert (status, len(body)) == (200, model["bytes"])
@@ -220,7 +220,7 @@ def test_web_writes_the_page_with_all_shipped_models(tmp_path):
     assert files_in(site) >= {"index.html", "app.js", "looc.js", "viewer.js", "client.js", "worker.js", "models.json", "looc-web.json"}
     assert not [name for name in files_in(site) if name.endswith(".gz")]
     models = json.loads((site / "models.json").read_text())
-    assert {model["name"] for model in models} == {"photo", "photo-ssim"}
+    assert {model["name"] for model in models} == {"photo", "photo-psnr"}
     for model in models:
         assert (site / model["url"].partition("?")[0]).stat().st_size == model["bytes"]
     (wasm,) = site.rglob("*.wasm")

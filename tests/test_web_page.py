@@ -124,7 +124,7 @@ def assert_alike(first: np.ndarray, second: np.ndarray) -> None:
     assert np.abs(first.astype(int) - second.astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize("model", ["photo", "photo-ssim"])
+@pytest.mark.parametrize("model", ["photo", "photo-psnr"])
 def test_the_golden_files_of_both_models_open(browser, model):
     path = WEIGHTS / f"looc-{model}.golden.looc"
     open_file(browser, path)

@@ -48,26 +48,26 @@ COLLECT_SECONDS = 20
 
 PLAN: dict[str, Any] = {
     "config": {},
-    "models": {"photo": {"detail_channels": 256, "detail_width": 32, "detail_quality": 60}},
+    "models": {"photo-psnr": {"detail_channels": 256, "detail_width": 32, "detail_quality": 60}},
     "options": {"save_minutes": 2.0},
     "stages": [
         {
             "name": "photo-256",
-            "model": "photo",
+            "model": "photo-psnr",
             "minutes": 11.5,
             "rate": 2.5,
             "options": {"batch": 48, "crop": 256, "prior_only_share": 0.03, "cosine": [0.0, 0.72]},
         },
         {
             "name": "photo-384",
-            "model": "photo",
+            "model": "photo-psnr",
             "minutes": 4.5,
             "rate": 2.5,
             "options": {"batch": 22, "crop": 384, "cosine": [0.72, 1.0]},
         },
         {
             "name": "photo-coded",
-            "model": "photo",
+            "model": "photo-psnr",
             "minutes": 1.5,
             "rate": 0.15,
             "coded": True,
@@ -75,7 +75,7 @@ PLAN: dict[str, Any] = {
         },
         {
             "name": "ssim-256",
-            "model": "photo-ssim",
+            "model": "photo",
             "minutes": 6.5,
             "rate": 1.0,
             "options": {"batch": 48, "crop": 256, "metric": "ms-ssim"},
@@ -774,7 +774,7 @@ SMOKE_PLAN: dict[str, Any] = {
         "synthesis_widths": [96, 48, 32],
         "synthesis_blocks": [2, 1, 1],
     },
-    "models": {"photo": {"detail_channels": 32, "detail_width": 8, "detail_quality": 60}},
+    "models": {"photo-psnr": {"detail_channels": 32, "detail_width": 8, "detail_quality": 60}},
     "options": {
         "save_minutes": 0.05,
         "log_every": 4,
@@ -787,7 +787,7 @@ SMOKE_PLAN: dict[str, Any] = {
     "stages": [
         {
             "name": "photo-small",
-            "model": "photo",
+            "model": "photo-psnr",
             "minutes": 1.0,
             "rate": 2.5,
             "options": {
@@ -800,14 +800,14 @@ SMOKE_PLAN: dict[str, Any] = {
         },
         {
             "name": "photo-large",
-            "model": "photo",
+            "model": "photo-psnr",
             "minutes": 0.5,
             "rate": 2.5,
             "options": {"batch": 2, "crop": 96, "steps": 24, "cosine": [0.7, 1.0]},
         },
         {
             "name": "photo-coded",
-            "model": "photo",
+            "model": "photo-psnr",
             "minutes": 0.25,
             "rate": 0.15,
             "coded": True,
@@ -817,7 +817,7 @@ SMOKE_PLAN: dict[str, Any] = {
         },
         {
             "name": "ssim-small",
-            "model": "photo-ssim",
+            "model": "photo",
             "minutes": 0.25,
             "rate": 1.0,
             "options": {"batch": 1, "crop": 176, "steps": 8, "metric": "ms-ssim"},

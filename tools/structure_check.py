@@ -2,7 +2,7 @@
 
     python tools/structure_check.py [--data ../shared/data/train ../shared/data/train2] [--pictures 10] [--out docs/results/structure_check.json]
 
-Each picture is distorted in twenty ways: JPEG, WebP and AVIF at three qualities each, looc (`photo` and `photo-ssim`) at four levels, blur, noise, fewer levels of colour, contrast. Reported are the
+Each picture is distorted in twenty ways: JPEG, WebP and AVIF at three qualities each, looc (`photo-psnr` and `photo`) at four levels, blur, noise, fewer levels of colour, contrast. Reported are the
 rank correlation of the two scores, in all and in each picture, the absolute differences, and what cutting the pictures into tiles does to the error (the mean of tiles against the whole).
 """
 
@@ -41,7 +41,7 @@ def distorted(rgb: np.ndarray, seed: int) -> Iterator[tuple[str, np.ndarray]]:
             file = io.BytesIO()
             image.save(file, kind, quality=quality)
             yield f"{kind} {quality}", np.asarray(Image.open(file).convert("RGB"))
-    for model, quality in (("photo", 10), ("photo", 60), ("photo-ssim", 30), ("photo-ssim", 85)):
+    for model, quality in (("photo-psnr", 10), ("photo-psnr", 60), ("photo", 30), ("photo", 85)):
         yield f"{model} {quality}", np.asarray(api.decompress(api.compress(rgb, quality=quality, model=model)).convert("RGB"))
     for radius in (0.6, 1.5):
         yield f"blur {radius}", np.asarray(image.filter(ImageFilter.GaussianBlur(radius)))

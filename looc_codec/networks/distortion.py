@@ -13,7 +13,7 @@ MS_SSIM_IN_MSE = 1300.0
 """MSE (0..255 scale) that a loss of 1 of MS-SSIM stands for, so that a quality keeps about its rate: models trained for the
 one or the other are commonly compared at weights in this proportion (0.0018 x 255^2 and 2.4 up to 0.0483 x 255^2 and 60.5)."""
 VISIBLE_IN_MSE = 6.0
-"""The same of a `ssimulacra2.visible_error` of 1. Between neighbouring levels of photo-ssim from 5 to 95 it falls by a unit where R + lambda D gives 3.9 to 7.3 units of MSE for the bits, 6 in the mean
+"""The same of a `ssimulacra2.visible_error` of 1. Between neighbouring levels of the structure model from 5 to 95 it falls by a unit where R + lambda D gives 3.9 to 7.3 units of MSE for the bits, 6 in the mean
 (12 training crops of 320 x 320)."""
 SHARES = {"mse": (1.0, 0.0, 0.0), "ms-ssim": (0.1, 0.9, 0.0), "ssimulacra2": (0.1, 0.45, 0.45)}
 """Of squared error, MS-SSIM and SSIMULACRA 2 in the distortion of each metric of `config.METRICS`. Structure alone leaves brightness and colour of flat areas free to drift."""
