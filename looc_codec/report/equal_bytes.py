@@ -145,10 +145,14 @@ def versions_at_equal_bytes(
 
     def excess(quality: int) -> float:
         wanted = first.size(quality)
-        return max((other.size(other.covering(wanted)) / wanted for other in coarse), default=1.0)
+        found = [(other, other.covering(wanted)) for other in coarse]
+        # A codec whose smallest file is too large is so at every quality of the first.
+        return max((other.size(own) / wanted for other, own in found if own != other.scale[0]), default=1.0)
 
-    # On a tie the rate itself.
-    chosen = min(sorted(first.near(start), key=lambda quality: abs(quality - start)), key=excess)
+    chosen, least = start, excess(start)
+    for quality in first.near(start):
+        if least > _CLOSE and (tried := excess(quality)) < least:
+            chosen, least = quality, tried
     versions = []
     for sizes, quality in [(first, chosen), *((other, other.covering(first.size(chosen))) for other in others)]:
         data = sizes.file(quality)
@@ -157,6 +161,10 @@ def versions_at_equal_bytes(
         psnr_db = metrics.psnr_db(rgb, restored)
         versions.append(Version(sizes.info.name, sizes.info.label, quality, len(data), psnr_db, restored, values))
     return versions
+
+
+_CLOSE = 1.05
+"""An excess of bytes up to this is not worth the time of more encodings."""
 
 
 def _value(name: str, original: np.ndarray, restored: np.ndarray) -> float | None:
@@ -276,10 +284,15 @@ def contests(
         progress(done, len(tasks))
     found = []
     for picture, why in chosen:
-        by_quality = {}
-        # The rate nearest to the file's own counts, so a file is shown under the rate that it has.
-        for bpp in sorted(rates_bpp, key=lambda rate: -abs(math.log(rate / FIRST_BPP))):
-            by_quality[rounds[picture, bpp].versions[0].quality] = rounds[picture, bpp]
+        by_quality: dict[int, Round] = {}
+        area = read_rgb(paths[picture]).shape[0] * read_rgb(paths[picture]).shape[1]
+        for bpp in sorted(rates_bpp):
+            made = rounds[picture, bpp]
+            first = made.versions[0]
+            before = by_quality.get(first.quality)
+            away = [abs(math.log(8 * first.data_bytes / area / rate)) for rate in (bpp, before.bpp if before else bpp)]
+            if before is None or away[0] < away[1]:
+                by_quality[first.quality] = made
         own_rounds = sorted(by_quality.values(), key=lambda one: one.bpp)
         found.append(Contest(picture, why, read_rgb(paths[picture]), own_rounds))
     return found

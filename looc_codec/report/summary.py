@@ -237,12 +237,12 @@ def _verdict(own: str, peer: str, rates: Mapping[str, Comparison]) -> str:
             parts.append(_listed(named))
     same = [label for label, rate in rates.items() if rate.value is not None and abs(rate.value) < SAME_PERCENT]
     if same:
-        parts.append(f"the same bits at equal {_listed(same)}")
+        parts.append(f"as many at equal {_listed(same)}")
     unknown = [f"{label} ({rate.word})" for label, rate in rates.items() if rate.value is None]
     left_out = f"; no comparison in {_listed(unknown)}" if unknown else ""
     if not parts:
         return f"{own} and {peer} cannot be compared{': ' + _listed(unknown) if unknown else ''}."
-    return f"{own} needs {', but '.join(parts)} than {peer}{left_out}."
+    return f"Against {peer}, {own} needs {', but '.join(parts)}{left_out}."
 
 
 def _listed(words: Sequence[str]) -> str:
