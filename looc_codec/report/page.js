@@ -121,6 +121,8 @@ class Contest {
     this.#root = root;
     const stage = root.querySelector(".stage");
     stage.style.aspectRatio = `${fields.width} / ${fields.height}`;
+    // A small picture needs no large stage, but one in which it can be zoomed.
+    stage.style.maxHeight = `min(78vh, ${Math.max(fields.height, 360)}px)`;
     this.#viewer = new Viewer(stage, { inPage: true });
     for (const side of ["left", "right"]) {
       this.#sides[side] = root.querySelector(`select[data-side=${side}]`);

@@ -235,14 +235,14 @@ def _verdict(own: str, peer: str, rates: Mapping[str, Comparison]) -> str:
         named = [f"{abs(value):.0f}% {words + ' bits ' if number == 0 else ''}at equal {label}" for number, (label, value) in enumerate(side)]
         if named:
             parts.append(_listed(named))
+    needs = ", but ".join(parts)
     same = [label for label, rate in rates.items() if rate.value is not None and abs(rate.value) < SAME_PERCENT]
     if same:
-        parts.append(f"as many at equal {_listed(same)}")
+        needs += f"{', and ' if needs else ''}as many bits at equal {_listed(same)}"
     unknown = [f"{label} ({rate.word})" for label, rate in rates.items() if rate.value is None]
-    left_out = f"; no comparison in {_listed(unknown)}" if unknown else ""
-    if not parts:
+    if not needs:
         return f"{own} and {peer} cannot be compared{': ' + _listed(unknown) if unknown else ''}."
-    return f"Against {peer}, {own} needs {', but '.join(parts)}{left_out}."
+    return f"Against {peer}, {own} needs {needs}{'; no comparison in ' + _listed(unknown) if unknown else ''}."
 
 
 def _listed(words: Sequence[str]) -> str:
