@@ -21,12 +21,11 @@ from typer.testing import CliRunner
 
 from looc_codec import metrics
 from looc_codec.cli import app
-from looc_codec.report import codecs, distortion, equal_bytes, front, measure, published, results, summary
+from looc_codec.report import codecs, distortion, equal_bytes, front, measure, page, published, results, summary
+from browser import Browser, needs_browser
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("pytorch_msssim")
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def photo(width: int = 192, height: int = 168, seed: int = 1) -> Image.Image:
@@ -74,7 +73,7 @@ def test_writes_everything(finished):
     done, out = finished
     names = {path.name for path in out.iterdir()}
     assert names == {
-        "results.json", "results.csv", "summary.md", "report.html", "front.png",
+        "results.json", "results.csv", "summary.md", "report.html", "report-files", "front.png",
         "rd-psnr.png", "rd-psnr.svg", "rd-ms-ssim.png", "rd-ms-ssim.svg",
     }  # fmt: skip
     assert "**BD-rate in PSNR**" in done.stdout and "| against JPEG |" in done.stdout
@@ -346,12 +345,41 @@ def test_published_curves_stand_in_tables_and_plots():
 
 def test_others_get_at_least_as_many_bytes_as_the_first():
     rgb = np.asarray(photo())
-    first, *others = equal_bytes.versions_at_equal_bytes(rgb, ["webp", "jpeg", "avif"], "", 1.0)
+    first, *others = equal_bytes.versions_at_equal_bytes(rgb, dict.fromkeys(("webp", "jpeg", "avif"), ""), 1.0, metric_names=("psnr",))
     assert first.codec == "webp" and first.data_bytes == pytest.approx(rgb.shape[0] * rgb.shape[1] / 8, rel=0.25)
     for version in others:
         assert first.data_bytes <= version.data_bytes <= 1.25 * first.data_bytes
-        assert version.psnr_db == pytest.approx(metrics.psnr_db(rgb, version.rgb))
+        assert version.values["psnr_db"] == version.psnr_db == pytest.approx(metrics.psnr_db(rgb, version.rgb))
 
+
+class Scale:
+    """A codec whose files of quality q have 1000 + 10 q bytes, and that counts them."""
+
+    def __init__(self) -> None:
+        self.made: list[int] = []
+
+    def encode(self, rgb: np.ndarray, quality: int) -> bytes:
+        self.made.append(quality)
+        return bytes(1000 + 10 * quality)
+
+
+@pytest.mark.parametrize("known", [{}, {1: 1010, 50: 1500, 100: 2000}, {60: 1600}, {20: 1200}])
+@pytest.mark.parametrize(("wanted", "quality"), [(1, 1), (1010, 1), (1011, 2), (1404, 41), (1500, 50), (1995, 100), (9999, 100)])
+def test_the_lowest_quality_with_enough_bytes_is_found_in_few_encodings(monkeypatch, known, wanted, quality):
+    codec = Scale()
+    monkeypatch.setattr(equal_bytes, "open_codec", lambda name, model: codec)
+    sizes = equal_bytes._Sizes("jpeg", "", np.zeros((1, 1, 3), np.uint8), known)
+    assert sizes.covering(wanted) == quality
+    assert len(codec.made) == len(set(codec.made)) <= (4 if len(known) == 3 else 8)
+
+
+def test_rounds_of_one_and_the_same_file_are_shown_once(tmp_path):
+    photo().save(tmp_path / "a.png")
+    shown = summary.Summary(["webp", "jpeg"], {"webp": "WebP", "jpeg": "JPEG"}, ["a.png"], [], ["psnr"])
+    with measure.Workers(1) as workers:
+        found, = equal_bytes.contests(shown, {"a.png": str(tmp_path / "a.png")}, {"webp": "", "jpeg": ""}, (0.5, 10.0, 20.0), workers=workers)
+    assert [one.bpp for one in found.rounds] == [0.5, 10.0] and found.first_round.bpp == 0.5
+    assert found.rounds[1].versions[0].quality == 100
 
 def test_crops_are_where_the_difference_is():
     rgb = np.asarray(photo(300, 300))
@@ -370,88 +398,162 @@ def test_front_picture_puts_looc_last():
 def test_help_loads_nothing_heavy():
     code = (
         "import sys; sys.argv = ['looc', 'report', '--help']\nfrom looc_codec.cli import main\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\nprint(sorted({'torch', 'numpy', 'matplotlib', 'plotly', 'PIL'} & set(sys.modules)))"
+        "try:\n    main()\nexcept SystemExit:\n    pass\nprint(sorted({'torch', 'numpy', 'matplotlib', 'jinja2', 'PIL'} & set(sys.modules)))"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(metrics.__file__).resolve().parents[1])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, env=environment)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_the_head_of_the_page_compares_with_other_codecs_only():
-    from looc_codec.report import page
+def curves_summary(rates: dict[str, dict[str, float]]) -> summary.Summary:
+    """Codecs whose curves in every metric are one curve at other rates: `rates[codec][metric]` times its bits."""
+    keys = {"psnr": "psnr_db", "ms-ssim": "ms_ssim_db"}
+    found = summary.Summary(list(rates), {name: codecs.info_of(name).label for name in rates}, ["a"], [], list(next(iter(rates.values()))))
+    for metric in found.metric_names:
+        found.curves[keys[metric]] = {
+            name: summary.Curve(name, found.labels[name], tuple(summary.CurvePoint(q, by[metric] * bpp, 30 + 3 * q) for q, bpp in enumerate((0.1, 0.2, 0.4))))
+            for name, by in rates.items()
+        }
+    return found
 
-    names, rates = ["looc", "looc-effort3", "jpeg"], (1.0, 0.9, 2.0)
-    points = [tuple(summary.CurvePoint(q, rate * bpp, 30 + 3 * q) for q, bpp in enumerate((0.1, 0.2, 0.4))) for rate in rates]
-    shown = summary.Summary(names, dict(zip(names, names, strict=True)), ["a"], [], ["psnr"])
-    shown.curves["psnr_db"] = {name: summary.Curve(name, name, curve) for name, curve in zip(names, points, strict=True)}
-    assert page.verdicts(shown) == ["50% fewer bits than jpeg at equal PSNR"]
+
+def test_verdicts_name_the_better_and_the_worse_metrics():
+    shown = curves_summary({
+        "looc": {"psnr": 1.0, "ms-ssim": 1.0}, "looc-effort3": {"psnr": 0.9, "ms-ssim": 0.9},
+        "jpeg": {"psnr": 2.0, "ms-ssim": 2.5}, "avif": {"psnr": 1.25, "ms-ssim": 0.8}, "webp": {"psnr": 1.0, "ms-ssim": 2.0},
+    })  # fmt: skip
+    assert summary.verdicts(shown) == [
+        "Against JPEG, looc needs 50% fewer bits at equal PSNR and 60% at equal MS-SSIM.",
+        "Against AVIF, looc needs 20% fewer bits at equal PSNR, but 25% more bits at equal MS-SSIM.",
+        "Against WebP, looc needs 50% fewer bits at equal MS-SSIM, and as many bits at equal PSNR.",
+    ]
+    table = summary.verdict_table(shown)
+    assert table.rows[1] == ["looc against AVIF", "-20.0%", "+25.0%"]
+    assert table.rows[3] == ["looc, effort 3 against looc", "-10.0%", "-10.0%"]
     assert summary.bd_table(shown, "psnr_db")["looc-effort3"]["looc"][0].value == pytest.approx(-10.0)
+
+
+def test_several_models_are_named_with_their_labels():
+    models = codecs.parse_models("looc:photo,looc-effort1:somewhere/mine.safetensors,AVIF", "other")
+    assert models == {"looc:photo": "photo", "looc-effort1:mine.safetensors": "somewhere/mine.safetensors", "avif": "other"}
+    assert [codecs.info_of(name).label for name in models] == ["looc photo", "looc mine, effort 1", "AVIF"]
+    assert codecs.parse_qualities(["10", "looc:photo:20,30"], list(models))["looc:photo"] == [20, 30]
+    for text, words in {"avif:photo": "does not name a model", "looc:": "does not name a model", "looc:a/m,looc:b/m": "two models"}.items():
+        with pytest.raises(codecs.CodecError, match=words):
+            codecs.parse_models(text, "photo")
+    shown = curves_summary({"looc:photo": {"psnr": 1.0}, "looc:photo-ssim": {"psnr": 1.5}, "jpeg": {"psnr": 4.0}, "avif": {"psnr": 2.0}})
+    assert summary.verdicts(shown) == [
+        "Against AVIF, looc photo needs 50% fewer bits at equal PSNR.", "Against AVIF, looc photo-ssim needs 25% fewer bits at equal PSNR.",
+    ]  # fmt: skip
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
+def page_data(html: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html).group(1))
+
+
 def test_page_needs_no_network_and_escapes_names(finished):
     _, out = finished
-    page = (out / "report.html").read_text()
-    assert "default-src 'none'" in page
-    assert not re.search(r"""<(?:script|link|img|iframe)[^>]*(?:src|href)=["'](?!data:)""", page)
-    assert "<h3><i>" not in page and "&lt;i&gt;" in page and "<title>pictures &lt;b&gt;" in page
-    record = json.loads(re.search(r"const pixels = (\{.*?\});\n", page).group(1))
-    assert "p0-original" in record and record["p0-looc"].startswith("data:image/webp;base64,")
+    html = (out / "report.html").read_text()
+    assert "default-src 'none'" in html and len(html) < 3_000_000
+    assert not re.search(r"""<(?:script|link|img|iframe)[^>]*(?:src|href)=["']""", html)
+    assert "<h3><i>" not in html and "&lt;i&gt;" in html and "<title>pictures &lt;b&gt;" in html
+    data = page_data(html)
+    names = {path.name for path in (out / "report-files").iterdir()}
+    assert {Path(address).name for address in data["pictures"].values()} == names and "1-original.webp" in names
+    assert all(set(version["values"]) == {"psnr_db", "ms_ssim_db"} for round_ in data["contests"][0]["rounds"] for version in round_["versions"])
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_page_works_in_a_browser(finished, tmp_path):
-    """Pictures load, the divider follows the pointer and the arrow keys, the plots switch, nothing is wider than the page."""
+def test_pictures_of_the_page_are_exact(finished):
     _, out = finished
-    probe = """
-<script>
-window.addEventListener("load", () => setTimeout(() => {
-  const duel = document.querySelector(".duel"), handle = document.querySelector(".handle"), box = duel.getBoundingClientRect();
-  duel.setPointerCapture = () => {}; duel.hasPointerCapture = () => true;
-  const at = (kind, part) => duel.dispatchEvent(new PointerEvent(kind, { clientX: box.left + part * box.width, clientY: box.top + 5, pointerId: 1 }));
-  at("pointerdown", 0.5); at("pointermove", 0.25);
-  const dragged = duel.style.getPropertyValue("--x");
-  handle.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
-  const select = document.querySelector("select[data-side=left]"); select.value = "p0-original"; select.dispatchEvent(new Event("change"));
-  const tabs = document.querySelectorAll("button[data-plot]"); if (tabs.length) tabs[1].click();
-  setTimeout(() => {
-    const found = {
-      dragged, stepped: duel.style.getPropertyValue("--x"), left: document.querySelector("[data-words=left]").textContent,
-      pictures: [...document.images].length, broken: [...document.images].filter((image) => !image.naturalWidth).length,
-      axis: (document.querySelector("#plot .ytitle") || {}).textContent, wide: document.documentElement.scrollWidth - window.innerWidth,
-    };
-    document.body.innerHTML = ""; document.title = "probe"; document.body.textContent = "PROBE" + JSON.stringify(found) + "END";
-  }, 500);
-}, 300));
-</script>"""
-    page = tmp_path / "page.html"
-    page.write_text((out / "report.html").read_text().replace("</body>", probe + "</body>"))
-    done = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr",
-         "--window-size=500,900", "--virtual-time-budget=6000", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert "PROBE" in done.stdout, done.stderr[-2000:]
-    found = json.loads(done.stdout.split("PROBE")[-1].split("END")[0].replace("&lt;", "<").replace("&amp;", "&"))
-    assert float(found["dragged"].rstrip("%")) == pytest.approx(25, abs=0.5)
-    assert float(found["stepped"].rstrip("%")) == pytest.approx(27, abs=0.6)
-    assert found["left"] == "original"
-    assert found["pictures"] >= 4 and found["broken"] == 0
-    assert found["wide"] <= 0
-    assert found.get("axis") in ("MS-SSIM, dB", None)
-    assert "Content Security Policy" not in done.stderr and "Uncaught" not in done.stderr
+    with Image.open(out / "report-files" / "1-original.webp") as image:
+        shown = np.asarray(image)
+    assert any(np.array_equal(shown, np.asarray(photo(seed=seed))) for seed in range(2))
 
 
-def test_efforts_are_codecs_without_a_side_by_side(folder, tmp_path, tiny_model_file):
-    done = run("report", folder, "--out", tmp_path / "out", "--model", tiny_model_file, "--jobs", 1, "--codecs", "looc,looc-effort1,jpeg", "--qualities", "20,60,90", "--metrics", "psnr", "--limit", 1)
+def test_one_file_takes_the_folder_of_pictures_away(folder, tmp_path):
+    out = tmp_path / "out"
+    assert run(*options(folder, out, "--compare-bpp", "1")).exit_code == 0
+    assert (out / "report-files" / "1-original.webp").exists()
+    (out / "report-files" / "mine.txt").write_text("mine")
+    assert run(*options(folder, out, "--compare-bpp", "1", "--single-file")).exit_code == 0
+    assert [path.name for path in (out / "report-files").iterdir()] == ["mine.txt"]
+    assert all(address.startswith("data:image/webp;base64,") for address in page_data((out / "report.html").read_text())["pictures"].values())
+
+
+def test_points_of_a_plot_tell_codec_quality_rate_and_value():
+    from looc_codec.report import plots
+
+    shown = curves_summary({"looc": {"psnr": 1.0}, "jpeg": {"psnr": 2.0}})
+    svg = plots.page_plot(shown, distortion.METRICS["psnr"], size_inches=(4, 4))
+    assert "<title>JPEG, quality 1: 0.400 bpp, PSNR 33.00 dB</title>" in svg
+    assert "var(--curve-1)" in svg and "#000000" not in svg
+    other = plots.page_plot(shown, distortion.METRICS["psnr"], size_inches=(5, 4))
+    assert not set(re.findall(r' id="([^"]+)"', svg)) & set(re.findall(r' id="([^"]+)"', other))
+
+
+@needs_browser
+def test_page_works_from_disk_in_a_browser(finished):
+    """Rate, metric, flicker, difference, zoom, curves and theme, without a word on the console or a request elsewhere."""
+    _, out = finished
+    with Browser(390, 844) as browser:
+        browser.open((out / "report.html").as_uri())
+        label = "document.querySelector('.stage canvas').getAttribute('aria-label')"
+        assert "PSNR" in browser.wait_for(f"({label} ?? '').includes('left of the divider') && {label}")
+        rates = browser.run("return [...document.querySelectorAll('[data-choice=rate] button')].map(button => button.value)")
+        before = browser.run("return document.querySelector('[data-words=right]').textContent")
+        browser.run("const all = document.querySelectorAll('[data-choice=rate] button'); all[all.length - 1].click()")
+        assert len(rates) > 1
+        browser.wait_for("document.querySelector('[data-words=right]').textContent !== arguments[0]", before)
+        browser.run("document.querySelector('[data-choice=metric]').querySelectorAll('button')[1].click()")
+        browser.wait_for(f"{label}.includes('MS-SSIM')")
+        assert browser.run("return document.querySelector('[data-words=left]').textContent").count("MS-SSIM") == 1
+        assert browser.run("return [...document.querySelectorAll('.plot')].map(plot => plot.hidden)") == [True, False]
+        browser.run("document.querySelector('.stage canvas').focus()")
+        browser.press("f")
+        browser.wait_for(f"{label}.startsWith('WebP')")
+        browser.press("f")
+        browser.wait_for(f"{label}.startsWith('looc')")
+        browser.press("d")
+        browser.wait_for(f"{label}.startsWith('Difference of WebP')")
+        browser.press("1", "+")
+        browser.wait_for("document.querySelector('[data-zoom=one]').textContent === '150%'")
+        browser.run("const side = document.querySelector('select[data-side=left]'); side.selectedIndex = 0; side.dispatchEvent(new Event('change'))")
+        browser.wait_for(f"{label}.startsWith('Difference of original')")
+        drawn = "[...document.querySelectorAll('.plot:not([hidden]) svg .point.curve-1')].filter(point => point.getBoundingClientRect().width).length"
+        assert browser.run(f"return {drawn}") > 0
+        told = browser.run(
+            "const plot = document.querySelector('.plot:not([hidden])');"
+            "const box = [...plot.querySelectorAll('svg .point')].map(point => point.getBoundingClientRect()).find(box => box.width);"
+            "plot.querySelector('.drawing').dispatchEvent(new PointerEvent('pointermove', {clientX: box.left + 2, clientY: box.top + 2}));"
+            "return plot.querySelector('.tip').textContent"
+        )
+        assert re.fullmatch(r"looc, quality \d+: [\d.]+ bpp, MS-SSIM [\d.]+ dB", told)
+        browser.run("document.querySelector('.plot:not([hidden]) .legend button[value=\"1\"]').click()")
+        assert browser.run(f"return {drawn}") == 0
+        paper = "getComputedStyle(document.body).backgroundColor"
+        light = browser.run(f"return {paper}")
+        browser.run("document.getElementById('theme').click()")
+        assert browser.run(f"return {paper}") != light
+        assert browser.run("return [...document.images].every(image => image.naturalWidth || image.loading === 'lazy')")
+        assert browser.run("return document.documentElement.scrollWidth - innerWidth") <= 0
+        assert browser.console() == []
+        assert all(address.startswith(("file:", "data:")) for address in browser.requests())
+
+
+def test_efforts_and_models_are_codecs(folder, tmp_path, tiny_model_file):
+    names = f"looc:{tiny_model_file},looc-effort1:{tiny_model_file},jpeg"
+    done = run("report", folder, "--out", tmp_path / "out", "--jobs", 1, "--codecs", names, "--qualities", "20,60,90", "--metrics", "psnr", "--limit", 1, "--compare-bpp", 2)  # fmt: skip
     assert done.exit_code == 0, done.output
-    points = json.loads((tmp_path / "out" / "results.json").read_text())["points"]
-    sizes = {name: [point["bytes"] for point in points if point["codec"] == name] for name in ("looc", "looc-effort1")}
-    assert len(sizes["looc"]) == len(sizes["looc-effort1"]) == 3 and sizes["looc"] != sizes["looc-effort1"]
-    assert "| against looc, effort 1 |" in (tmp_path / "out" / "summary.md").read_text()
-    stored = results.read_results(tmp_path / "out" / "results.json")
-    report = summary.summarise(stored, {"0.png"}, dict.fromkeys([*sizes, "jpeg"], (20, 60, 90)), ["psnr"])
-    assert summary.strongest_peer(report) == "jpeg"
-    assert {version.codec for found in equal_bytes.contests(report, lambda name: np.asarray(photo(seed=0)), str(tiny_model_file), 2.0, ()) for version in found.versions} == {"looc", "jpeg"}
+    stored = (tmp_path / "out" / "results.json").read_text()
+    assert str(tiny_model_file) not in stored
+    file = Path(tiny_model_file).name
+    first, second = f"looc:{file}", f"looc-effort1:{file}"
+    sizes = {name: [point["bytes"] for point in json.loads(stored)["points"] if point["codec"] == name] for name in (first, second)}
+    assert len(sizes[first]) == len(sizes[second]) == 3 and sizes[first] != sizes[second]
+    label = codecs.info_of(first).label
+    assert f"| against {label}, effort 1 |" in (tmp_path / "out" / "summary.md").read_text()
+    contest, = page_data((tmp_path / "out" / "report.html").read_text())["contests"]
+    assert [version["label"] for version in contest["rounds"][0]["versions"]] == [label, f"{label}, effort 1", "JPEG"]

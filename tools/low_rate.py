@@ -36,7 +36,7 @@ def main() -> None:
     rgb = np.asarray(Image.open(arguments.picture).convert("RGB"))
     left, top = map(int, arguments.at.split(","))
     bits_per_pixel = 8 * arguments.limit_bytes / (rgb.shape[0] * rgb.shape[1])
-    versions = versions_at_equal_bytes(rgb, CODEC_NAMES, arguments.model, bits_per_pixel)
+    versions = versions_at_equal_bytes(rgb, dict.fromkeys(CODEC_NAMES, arguments.model), bits_per_pixel)
     for version in versions:
         print(f"{version.label}: quality {version.quality}, {version.data_bytes} bytes, {version.psnr_db:.2f} dB")
     write_front(front_picture(rgb, versions, side=arguments.side, left=left, top=top), arguments.out)

@@ -15,7 +15,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from looc_codec.report.codecs import CODECS
 from looc_codec.report.distortion import METRICS
 from looc_codec.report.results import Results, read_results
 from looc_codec.report.summary import READING_RATES_BPP, Summary, bd_table, reading, summarise
@@ -23,13 +22,21 @@ from looc_codec.report.summary import READING_RATES_BPP, Summary, bd_table, read
 BEGIN, END = "<!-- kodak -->\n", "<!-- /kodak -->"
 PEERS = ("jpeg", "webp", "avif")
 LOOCS = ("looc", "looc-effort1", "looc-effort3")
+_LEVELS, _EFFORT_LEVELS = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100), (1, 10, 25, 40, 60, 80, 100)
+MEASURED_QUALITIES = {
+    "looc": _LEVELS, "looc-effort1": _EFFORT_LEVELS, "looc-effort3": _EFFORT_LEVELS,
+    "jpeg": (6, 8, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 85, 90),
+    "webp": (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 93),
+    "avif": (15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70, 75, 80, 85),
+}  # fmt: skip
+"""The ladders of the committed report, which are denser than the default ones."""
 
 
 def summary_of(results: Results) -> Summary:
-    """Means over all pictures at each codec's default qualities, as the report has them."""
+    """Means over all pictures at the qualities of the committed report."""
     names = [name for name, metric in METRICS.items() if metric.key in results.metrics]
     measured = {point["codec"] for point in results.points}
-    qualities = {name: CODECS[name].qualities for name in (*LOOCS, *PEERS) if name in measured}
+    qualities = {name: MEASURED_QUALITIES[name] for name in (*LOOCS, *PEERS) if name in measured}
     return summarise(results, [picture["name"] for picture in results.pictures], qualities, names)
 
 

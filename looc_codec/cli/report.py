@@ -6,20 +6,27 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from looc_codec.cli.help import Example
-from looc_codec.cli.options import JsonOption, ModelOption, QuietOption, real, whole
+from looc_codec.cli.options import JsonOption, ModelOption, QuietOption, whole
 from looc_codec.cli.printing import fail, note, print_json, say
 from looc_codec.registry import DEFAULT_MODEL
 
+if TYPE_CHECKING:
+    from looc_codec.report.run import Stage
+
 EXAMPLES = (
-    Example("looc report photos/ --out report/", "looc against JPEG, WebP and AVIF; look at report/report.html."),
+    Example("looc report photos/ --out report/", "looc against JPEG, WebP, AVIF; look at report/report.html."),
     Example(
         "looc report photos/ --out report/ --codecs looc,looc-effort1,avif",
         "other codecs; points measured before are kept.",
+    ),
+    Example(
+        "looc report photos/ --out report/ --codecs looc:photo,looc:photo-ssim,avif",
+        "several models side by side.",
     ),
     Example("looc report photos/ --out quick/ --limit 3 --qualities 20,50,80", "a first look at three pictures."),
 )
@@ -34,15 +41,20 @@ def report(
         ),
     ],
     codecs: Annotated[
-        str,
-        typer.Option("--codecs", metavar="LIST", help="Of looc, looc-effort1 to looc-effort3, jpeg, webp, avif, jxl."),
-    ] = "looc,jpeg,webp,avif",
+        str | None,
+        typer.Option(
+            "--codecs",
+            metavar="LIST",
+            help="Of looc, looc-effort1 to looc-effort3, jpeg, webp, avif, jxl; looc:MODEL takes another model."
+            " [default: looc,jpeg,webp,avif, and jxl where it is installed]",
+        ),
+    ] = None,
     qualities: Annotated[
         list[str] | None,
         typer.Option(
             "--qualities",
             metavar="LIST",
-            help="10,50 for all codecs, jpeg:20,80 for one (again for more). Default: 11 to 15 for each codec, from"
+            help="10,50 for all codecs, jpeg:20,80 for one (again for more). Default: 8 or 9 for each codec, from"
             " 0.1 to 1.6 bpp.",
         ),
     ] = None,
@@ -65,14 +77,9 @@ def report(
     ] = None,
     refresh: Annotated[str, typer.Option("--refresh", metavar="LIST", help="Measure these codecs again.")] = "",
     compare_bpp: Annotated[
-        float,
-        typer.Option(
-            "--compare-bpp",
-            metavar="X",
-            parser=real(0.01, 24.0),
-            help="Bits per pixel of the side-by-side pictures, up to 24.",
-        ),
-    ] = 0.3,
+        str,
+        typer.Option("--compare-bpp", metavar="LIST", help="Bits per pixel of the side-by-side pictures, each up to 24."),
+    ] = "0.15,0.3,0.6,1",
     picture: Annotated[
         list[str] | None,
         typer.Option(
@@ -93,6 +100,12 @@ def report(
         str | None,
         typer.Option("--front-at", metavar="X,Y", help="Left upper corner of that detail. Default: the liveliest."),
     ] = None,
+    single_file: Annotated[
+        bool,
+        typer.Option(
+            "--single-file", help="Put the pictures into report.html, instead of the folder report-files beside it."
+        ),
+    ] = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -102,12 +115,13 @@ def report(
     if against not in (None, "kodak-published"):
         raise typer.BadParameter(f"--against knows kodak-published, not {against!r}")
     corner = _corner(front_at)
+    rates = _rates(compare_bpp)
     from looc_codec.report import codecs as known
     from looc_codec.report import distortion
 
     try:
-        names = known.parse_codecs(codecs)
-        chosen = known.parse_qualities(qualities or [], names)
+        models = known.parse_models(codecs or ",".join(known.default_codecs()), model)
+        chosen = known.parse_qualities(qualities or [], list(models))
         refreshed = known.parse_codecs(refresh) if refresh else []
         wanted = distortion.parse_metrics(metrics)
     except (known.CodecError, distortion.MetricError) as error:
@@ -116,9 +130,9 @@ def report(
     from looc_codec.report.summary import markdown
 
     request = ReportRequest(
-        folder=folder, out=out, qualities=chosen, metrics=tuple(wanted), model=model, against=against,
-        jobs=jobs or os.cpu_count() or 1, limit=limit, refresh=tuple(refreshed), compare_bpp=compare_bpp,
-        pictures=tuple(picture or ()), front=front, front_at=corner,
+        folder=folder, out=out, qualities=chosen, metrics=tuple(wanted), models=models, against=against,
+        jobs=jobs or os.cpu_count() or 1, limit=limit, refresh=tuple(refreshed), compare_bpp=rates,
+        pictures=tuple(picture or ()), front=front, front_at=corner, single_file=single_file,
         command=("looc", *sys.argv[1:]),
     )  # fmt: skip
     with _progress(quiet) as (progress, stage):
@@ -150,11 +164,21 @@ def _corner(text: str | None) -> tuple[int, int] | None:
     return left, top
 
 
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        rates = sorted({float(part) for part in text.split(",") if part.strip()})
+    except ValueError:
+        rates = []
+    if not rates or not all(0.01 <= rate <= 24 for rate in rates):
+        raise typer.BadParameter(f"--compare-bpp {text!r} is not numbers of 0.01 to 24 between commas, such as 0.15,0.3,0.6")
+    return tuple(rates)
+
+
 @contextlib.contextmanager
-def _progress(quiet: bool) -> Iterator[tuple[Callable[[int, int, str], None], Callable[[str], None]]]:
+def _progress(quiet: bool) -> Iterator[tuple[Callable[[int, int, str], None], Stage]]:
     """(told of every point, told of every stage): a bar on a terminal, a line now and then elsewhere."""
     if quiet:
-        yield lambda done, total, words: None, lambda words: None
+        yield lambda done, total, words: None, lambda words, done=0, total=None: None
         return
     if not sys.stderr.isatty():
 
@@ -162,7 +186,7 @@ def _progress(quiet: bool) -> Iterator[tuple[Callable[[int, int, str], None], Ca
             if done == total or done % max(1, total // 20) == 0:
                 note(f"looc: {done} of {total} points, {words}")
 
-        yield line, lambda words: None
+        yield line, lambda words, done=0, total=None: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -178,5 +202,5 @@ def _progress(quiet: bool) -> Iterator[tuple[Callable[[int, int, str], None], Ca
         task = bar.add_task("measuring", total=None)
         yield (
             lambda done, total, words: bar.update(task, completed=done, total=total, description=words),
-            lambda words: bar.update(task, description=words),
+            lambda words, done=0, total=None: bar.update(task, description=words, completed=done, total=total),
         )

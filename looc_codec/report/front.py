@@ -12,7 +12,7 @@ from looc_codec.files import write_atomically
 from looc_codec.report.equal_bytes import Version
 
 _GAP, _CAPTION = 8, 46
-_ORDER = ("jpeg", "webp", "avif", "jxl", "looc")
+_ORDER = ("jpeg", "webp", "avif", "jxl")
 
 
 def front_picture(original: np.ndarray, versions: list[Version], *, side: int = 192, left: int | None = None, top: int | None = None) -> Image.Image:
@@ -25,7 +25,8 @@ def front_picture(original: np.ndarray, versions: list[Version], *, side: int = 
     if left is None or top is None:
         left, top = _liveliest(original, side)
     left, top = max(0, min(left, width - side)), max(0, min(top, height - side))
-    ordered = sorted(versions, key=lambda version: _ORDER.index(version.codec))
+    # looc last, in the order of the report.
+    ordered = sorted(versions, key=lambda v: _ORDER.index(v.codec) if v.codec in _ORDER else len(_ORDER))
     panels = [("original", f"{width} x {height} pixels", original)]
     panels += [(v.label, f"{v.data_bytes / 1000:.1f} kB   {v.psnr_db:.2f} dB", v.rgb) for v in ordered]
     sheet = Image.new("RGB", (len(panels) * (side + _GAP) - _GAP, side + _CAPTION), "white")
@@ -34,7 +35,7 @@ def front_picture(original: np.ndarray, versions: list[Version], *, side: int = 
     for number, (name, words, rgb) in enumerate(panels):
         x = number * (side + _GAP)
         sheet.paste(Image.fromarray(np.ascontiguousarray(rgb[top : top + side, left : left + side])), (x, 0))
-        draw.text((x + 2, side + 4), name, fill="#c2185b" if name == "looc" else "black", font=title)
+        draw.text((x + 2, side + 4), name, fill="#c2185b" if name.startswith("looc") else "black", font=title)
         draw.text((x + 2, side + 25), words, fill="#555555", font=small)
     return sheet
 

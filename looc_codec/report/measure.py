@@ -13,18 +13,18 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from looc_codec import images, metrics
+from looc_codec import api, images, metrics
 from looc_codec.errors import ImageError, LoocError
-from looc_codec.report.codecs import CODECS, identity_of, missing_reason, open_codec
+from looc_codec.report.codecs import identity_of, info_of, is_looc, missing_reason, open_codec
 from looc_codec.report.distortion import METRICS
 from looc_codec.report.results import Results, write_json
 
@@ -32,6 +32,10 @@ SAVE_EVERY_SECONDS = 5.0
 
 Progress = Callable[[int, int, str], None]
 """Told after every point: how many are done, of how many, and which was the last."""
+
+
+_Work = TypeVar("_Work")
+_Done = TypeVar("_Done")
 
 
 class MeasurementError(LoocError):
@@ -106,12 +110,13 @@ def measure_point(task: Task) -> dict[str, Any]:
 
 
 def prepare(
-    results: Results, pictures: Sequence[tuple[str, str]], codecs: Sequence[str], metric_names: Sequence[str], model: str, *, keep: Collection[str] = ()
+    results: Results, pictures: Sequence[tuple[str, str]], codecs: Sequence[str], metric_names: Sequence[str],
+    models: Mapping[str, str], *, keep: Collection[str] = (),
 ) -> list[str]:
     """Fills in pictures, codecs and metrics, drops every stored point that no longer holds, and names the usable pictures.
 
     `pictures` are (path, name). Pictures that cannot be read become failures. Points of codecs and qualities that are
-    not asked for this time stay stored, and so do those of pictures named in `keep`.
+    not asked for this time stay stored, and so do those of pictures named in `keep`. `models` by codec.
     """
     known = {picture["name"]: picture["sha256"] for picture in results.pictures}
     others = [picture for picture in results.pictures if picture["name"] in keep]
@@ -127,9 +132,9 @@ def prepare(
     unchanged = {picture["name"] for picture in results.pictures if known.get(picture["name"]) == picture["sha256"]}
     kept = []
     for name in codecs:
-        info, reason = CODECS[name], missing_reason(name)
+        info, reason = info_of(name), missing_reason(name)
         record: dict[str, Any] = {"label": info.label, "settings": info.settings}
-        record |= {"missing": reason} if reason else {"identity": identity_of(name, model)}
+        record |= {"missing": reason} if reason else {"identity": identity_of(name, models[name])}
         if results.codecs.get(name, {}).get("identity") == record.get("identity"):
             kept.append(name)
         results.codecs[name] = record
@@ -152,14 +157,14 @@ def prepare(
 
 
 def missing_tasks(
-    results: Results, paths: dict[str, str], qualities: dict[str, list[int]], metric_names: Sequence[str], model: str
+    results: Results, paths: dict[str, str], qualities: Mapping[str, Sequence[int]], metric_names: Sequence[str], models: Mapping[str, str]
 ) -> list[Task]:
     """The tasks of all points that are not stored with every metric asked for; `paths` by the names of usable pictures."""
     usable = tuple(name for name in metric_names if "missing" not in results.metrics[METRICS[name].key])
     keys = {METRICS[name].key for name in usable}
     stored = {(point["codec"], point["quality"], point["picture"]) for point in results.points if keys <= point.keys()}
     return [
-        Task(codec, quality, picture, path, usable, model)
+        Task(codec, quality, picture, path, usable, models[codec])
         for codec, chosen in qualities.items()
         if "missing" not in results.codecs[codec]
         for picture, path in paths.items()
@@ -168,8 +173,8 @@ def missing_tasks(
     ]
 
 
-def measure(results: Results, tasks: Sequence[Task], path: Path, *, jobs: int, progress: Progress) -> None:
-    """Measures the tasks in `jobs` processes and stores their points in `results` and in the file `path` as they come.
+def measure(results: Results, tasks: Sequence[Task], path: Path, *, workers: Workers, progress: Progress) -> None:
+    """Measures the tasks and stores their points in `results` and in the file `path` as they come.
 
     However it ends, what was measured is kept.
 
@@ -177,13 +182,13 @@ def measure(results: Results, tasks: Sequence[Task], path: Path, *, jobs: int, p
         MeasurementError: a process was killed, most often for want of memory.
         LoocError: looc's model cannot be loaded.
     """
-    if any(task.codec == "looc" for task in tasks):
+    for model in {task.model: task for task in tasks if is_looc(task.codec)}:
         # A broken model is one error, not one for each point.
-        open_codec("looc", tasks[0].model)
+        api.load_model(model)
     by_key = {(point["codec"], point["quality"], point["picture"]): point for point in results.points}
     saved = time.perf_counter()
     try:
-        for done, point in enumerate(_measured(tasks, jobs), 1):
+        for done, point in enumerate(workers.map(measure_point, tasks), 1):
             key = (point["codec"], point["quality"], point["picture"])
             if "error" in point:
                 results.failures.append(point)
@@ -191,14 +196,10 @@ def measure(results: Results, tasks: Sequence[Task], path: Path, *, jobs: int, p
             else:
                 by_key[key] = point
             results.points = list(by_key.values())
-            progress(done, len(tasks), f"{CODECS[point['codec']].label} {point['quality']} {point['picture']}")
+            progress(done, len(tasks), f"{info_of(point['codec']).label} {point['quality']} {point['picture']}")
             if time.perf_counter() - saved > SAVE_EVERY_SECONDS:
                 write_json(results, path)
                 saved = time.perf_counter()
-    except BrokenProcessPool:
-        raise MeasurementError(
-            "a measuring process was killed, most often for want of memory; run the same command again with fewer --jobs, it goes on from here"
-        ) from None
     finally:
         order = list(results.codecs)
         results.points.sort(key=lambda point: (order.index(point["codec"]), point["quality"], point["picture"]))
@@ -228,23 +229,51 @@ def _leave_interrupts_to_the_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _measured(tasks: Sequence[Task], jobs: int) -> Iterator[dict[str, Any]]:
-    if jobs == 1 or len(tasks) < 2:
+class Workers:
+    """The processes of one report, started when the first work comes: each loads codecs and models once.
+
+    Args:
+        jobs: how many; with 1 the work is done in this process.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def map(self, function: Callable[[_Work], _Done], tasks: Sequence[_Work]) -> Iterator[_Done]:
+        """What `function` makes of every task, in the order in which they are done.
+
+        Raises:
+            MeasurementError: a process was killed, most often for want of memory.
+        """
         with _one_thread():
-            yield from map(measure_point, tasks)
-        return
-    # Spawned, not forked: threads of other libraries do not survive a fork. The variables must be set before those are imported.
-    with _one_thread():
-        pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_the_parent)
-        try:
-            waiting: Iterable[Task] = iter(tasks)
-            running = {pool.submit(measure_point, task) for _, task in zip(range(2 * jobs), waiting, strict=False)}
-            while running:
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    following = next(waiting, None)
-                    if following is not None:
-                        running.add(pool.submit(measure_point, following))
-                    yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+            if self._pool is None and (self.jobs == 1 or len(tasks) < 2):
+                yield from map(function, tasks)
+                return
+            if self._pool is None:
+                # Spawned, not forked: threads of other libraries do not survive a fork. The variables must be set before
+                # those are imported.
+                context = multiprocessing.get_context("spawn")
+                self._pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_leave_interrupts_to_the_parent)
+            try:
+                waiting: Iterable[_Work] = iter(tasks)
+                running = {self._pool.submit(function, task) for _, task in zip(range(2 * self.jobs), waiting, strict=False)}
+                while running:
+                    finished, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        following = next(waiting, None)
+                        if following is not None:
+                            running.add(self._pool.submit(function, following))
+                        yield future.result()
+            except BrokenProcessPool:
+                raise MeasurementError(
+                    "a measuring process was killed, most often for want of memory; run the same command again with fewer"
+                    " --jobs, it goes on from here"
+                ) from None

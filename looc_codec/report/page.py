@@ -1,140 +1,174 @@
-"""The report as one HTML file that opens from disk without a network: plots, tables, pictures at equal bytes.
+"""The report as an HTML page that opens from disk without a network: plots, tables, pictures at equal bytes.
 
-The page forbids itself every connection (Content-Security-Policy), so that nothing in it can depend on one. Pictures
-are embedded as lossless WebP: what is seen is exactly what each codec decoded to.
+The page forbids itself every connection (Content-Security-Policy), so that nothing in it can depend on one. Its viewer is
+that of `looc view` (web/viewer.js), inline, since browsers load no modules from disk. Pictures are lossless WebP, so
+what is seen is exactly what each codec decoded to. They lie beside the page in a folder, or inside it.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
+import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from looc_codec import webpage
 from looc_codec.report import plots
-from looc_codec.report.codecs import effort_of
-from looc_codec.report.equal_bytes import CROP, Contest, window
+from looc_codec.report.codecs import is_looc
+from looc_codec.report.distortion import METRICS
+from looc_codec.report.equal_bytes import CROP, Contest, Round, window
 from looc_codec.report.results import Results
-from looc_codec.report.summary import Summary, bd_table, failure_sentence, picture_gains, tables
+from looc_codec.report.summary import (
+    Summary,
+    failure_sentence,
+    lead,
+    picture_gains,
+    tables,
+    verdict_table,
+    verdicts,
+)
 
+PICTURE_FOLDER = "report-files"
+"""Where the page's pictures lie, beside it."""
 MAX_SHOWN = (1280, 960)
-"""Width and height of what is embedded of a picture; of a larger one the window around its crops is shown."""
+"""Width and height of what is shown of a picture; of a larger one the window around its crops."""
+_WIDE_INCHES, _NARROW_INCHES = (9.0, 4.8), (4.2, 4.4)
+"""Sizes of the plots for screens and phones; letters have the same size in both."""
 
 
-def render_page(summary: Summary, results: Results, contests: Sequence[Contest], title: str) -> str:
-    """The whole HTML document as text."""
+@dataclass(frozen=True)
+class Page:
+    """The HTML document, and the files of `PICTURE_FOLDER` by name; without any where the document holds them."""
+
+    html: str
+    pictures: dict[str, bytes]
+
+
+def render_page(
+    summary: Summary, results: Results, contests: Sequence[Contest], title: str, *, single_file: bool = False, jobs: int = 1
+) -> Page:
+    """The whole report for a browser; `jobs` threads compress its pictures."""
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(resources.files("looc_codec.report").joinpath("page.html.jinja").read_text(encoding="utf-8"))
-    interactive = plots.interactive_plots(summary)
-    pixels: dict[str, str] = {}
-    return template.render(
+    source = resources.files("looc_codec.report")
+    template = environment.from_string(source.joinpath("page.html.jinja").read_text(encoding="utf-8"))
+    pixels: dict[str, np.ndarray] = {}
+    fields = [_contest_fields(number, contest, pixels) for number, contest in enumerate(contests, 1)]
+    with ThreadPoolExecutor(jobs) as pool:
+        pictures = dict(zip(pixels, pool.map(lossless_webp, pixels.values()), strict=True))
+    if single_file:
+        addresses = {name: "data:image/webp;base64," + base64.b64encode(data).decode() for name, data in pictures.items()}
+    else:
+        addresses = {name: f"{PICTURE_FOLDER}/{name}" for name in pictures}
+    metrics = plots.plotted_metrics(summary)
+    data = {
+        "metrics": [
+            {"key": metric.key, "label": metric.label, "unit": metric.unit, "decimals": metric.decimals} for metric in metrics
+        ],
+        "contests": fields, "pictures": addresses, "crop": CROP,
+    }  # fmt: skip
+    # `export` has no meaning in a script of the page itself, but is allowed there.
+    script = webpage.page_files()["viewer.js"].read().decode() + "\n" + source.joinpath("page.js").read_text(encoding="utf-8")
+    html = template.render(
         title=title,
         verdicts=verdicts(summary),
+        overview=verdict_table(summary),
         summary=summary,
         results=results,
         plots=[
-            {"name": metric.name, "label": metric.label, "figure": _script_safe(figure)} for metric, figure in interactive or []
-        ],
-        plotly=_plotly_script() if interactive else "",
-        still_plots=[] if interactive else [
-            (metric.label, "data:image/svg+xml;base64," + base64.b64encode(plots.render(summary, metric, title, "svg")).decode())
-            for metric in plots.plotted_metrics(summary)
+            {
+                "label": metric.label,
+                "wide": plots.page_plot(summary, metric, size_inches=_WIDE_INCHES),
+                "narrow": plots.page_plot(summary, metric, size_inches=_NARROW_INCHES),
+                "curves": list(zip(plots.curve_labels(summary, metric), plots.curve_colours(summary, metric), strict=True)),
+            }
+            for metric in metrics
         ],
         tables=tables(summary),
         picture_table=_picture_table(summary),
-        contests=[_contest_fields(number, contest, pixels) for number, contest in enumerate(contests)],
-        pixels=_script_safe(json.dumps(pixels)),
+        contests=fields,
+        rates=sorted({one.bpp for contest in contests for one in contest.rounds}),
+        data=_script_safe(json.dumps(data)),
+        script=script,
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         failures=[failure_sentence(failure) for failure in results.failures],
         missing=[f"{record['label']}: {record['missing']}" for record in results.codecs.values() if "missing" in record],
         published=sorted({(curve.label, curve.source) for curves in summary.published.values() for curve in curves}),
     )
-
-
-def verdicts(summary: Summary) -> list[str]:
-    """What the PSNR curves say of looc, one sentence for each other codec; its own efforts are left to the tables."""
-    if "looc" not in summary.curves.get("psnr_db", {}):
-        return []
-    sentences = []
-    for anchor, (rate, _) in bd_table(summary, "psnr_db")["looc"].items():
-        if anchor not in summary.labels or effort_of(anchor) > 0:
-            continue
-        label = summary.labels[anchor]
-        if rate.value is None:
-            sentences.append(f"looc and {label}: {rate.reason}.")
-        else:
-            words = "fewer" if rate.value < 0 else "more"
-            sentences.append(f"{abs(rate.value):.0f}% {words} bits than {label} at equal PSNR")
-    return sentences
+    return Page(html, {} if single_file else pictures)
 
 
 def _picture_table(summary: Summary) -> dict[str, Any] | None:
-    """BD-rate of looc against every other codec, picture by picture; None without looc or without others."""
-    others = [name for name in summary.names if name != "looc"]
-    if "looc" not in summary.names or not others:
+    """BD-rate of the first looc against every other codec, picture by picture; None without looc or without others."""
+    first = lead(summary)
+    others = [name for name in summary.names if name != first]
+    if first is None or not others:
         return None
-    gains = {other: picture_gains(summary, "looc", other) for other in others}
+    gains = {other: picture_gains(summary, first, other) for other in others}
     rows = []
     for picture in summary.picture_names:
         cells = [gains[other][picture] for other in others]
         rows.append([picture, *(cell.word if cell.value is None else f"{cell.value:+.1f}%" for cell in cells)])
-    return {"head": ["picture", *(f"against {summary.labels[other]}" for other in others)], "rows": rows}
+    head = ["picture", *(f"against {summary.labels[other]}" for other in others)]
+    return {"title": f"BD-rate of {summary.labels[first]} in PSNR, picture by picture", "head": head, "rows": rows}
 
 
-def _contest_fields(number: int, contest: Contest, pixels: dict[str, str]) -> dict[str, Any]:
-    """What the template shows of a contest; its pictures go into `pixels` by key, once each."""
+def _contest_fields(number: int, contest: Contest, pixels: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What the page shows of a contest; its pictures go into `pixels` by file name, once each."""
     rows, columns = window(contest, *MAX_SHOWN)
     height, width = rows.stop - rows.start, columns.stop - columns.start
+    original = f"{number}-original.webp"
+    pixels[original] = contest.original[rows, columns]
     area = contest.original.shape[0] * contest.original.shape[1]
-    key = f"p{number}-original"
-    pixels[key] = data_address(contest.original[rows, columns])
-    shown = [{"key": key, "label": "original", "words": "original", "bytes": "", "psnr": ""}]
-    for version in contest.versions:
-        key = f"p{number}-{version.codec}"
-        pixels[key] = data_address(version.rgb[rows, columns])
-        shown.append(
-            {
-                "key": key,
-                "label": version.label,
-                "bytes": f"{version.data_bytes:,} bytes",
-                "psnr": f"{version.psnr_db:.2f} dB",
-                "words": f"{version.label} q{version.quality} · {version.data_bytes:,} bytes · {8 * version.data_bytes / area:.3f} bpp · {version.psnr_db:.2f} dB",
-            }
-        )
-    crops = [
-        {
-            "words": words,
-            "width": f"{100 * width / CROP:.4f}%",
-            "left": f"{-100 * (left - columns.start) / CROP:.4f}%",
-            "top": f"{-100 * (top - rows.start) / CROP:.4f}%",
-        }
-        for words, left, top in contest.crops
-        if columns.start <= left <= columns.stop - CROP and rows.start <= top <= rows.stop - CROP
-    ]
+
+    def version_fields(one: Round) -> list[dict[str, Any]]:
+        found = []
+        for version in one.versions:
+            name = f"{number}-{re.sub('[^a-z0-9.-]+', '-', version.codec.lower())}-q{version.quality}.webp"
+            pixels[name] = version.rgb[rows, columns]
+            found.append(
+                {
+                    "codec": version.codec, "label": version.label, "quality": version.quality, "picture": name,
+                    "bytes": version.data_bytes, "bpp": round(8 * version.data_bytes / area, 4),
+                    "values": {key: value and round(value, 4) for key, value in version.values.items()},
+                    "looc": is_looc(version.codec),
+                }
+            )  # fmt: skip
+        return found
+
+    def crop_fields(one: Round) -> list[dict[str, Any]]:
+        return [
+            {"words": words, "left": left - columns.start, "top": top - rows.start}
+            for words, left, top in one.crops
+            if columns.start <= left <= columns.stop - CROP and rows.start <= top <= rows.stop - CROP
+        ]
+
     cut = (height, width) != contest.original.shape[:2]
     return {
-        "number": number, "picture": contest.picture, "why": contest.why, "width": width, "height": height, "versions": shown, "crops": crops,
+        "picture": contest.picture, "why": contest.why, "width": width, "height": height, "original": original,
+        "rounds": [
+            {"bpp": one.bpp, "first": one is contest.first_round, "versions": version_fields(one), "crops": crop_fields(one)}
+            for one in contest.rounds
+        ],
         "cut": f"shown: {width} x {height} pixels of {contest.original.shape[1]} x {contest.original.shape[0]}" if cut else "",
     }  # fmt: skip
 
 
-def data_address(rgb: np.ndarray) -> str:
-    """A `data:` address of a lossless WebP of `(H, W, 3)` uint8 pixels."""
+def lossless_webp(rgb: np.ndarray) -> bytes:
+    """The file of `(H, W, 3)` uint8 pixels. The least effort takes a quarter of the time, for a tenth more bytes."""
     encoded = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(rgb)).save(encoded, "WEBP", lossless=True, quality=60, method=2)
-    return "data:image/webp;base64," + base64.b64encode(encoded.getvalue()).decode()
-
-
-def _plotly_script() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return get_plotlyjs()
+    Image.fromarray(np.ascontiguousarray(rgb)).save(encoded, "WEBP", lossless=True, quality=20, method=1)
+    return encoded.getvalue()
 
 
 def _script_safe(text: str) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
+from typing import Protocol
 
 import looc_codec
 from looc_codec import files
 from looc_codec.errors import ImageError, LoocError
-from looc_codec.registry import DEFAULT_MODEL
 from looc_codec.report import codecs, equal_bytes, front, measure, page, plots, published, summary
 from looc_codec.report.distortion import METRICS
 from looc_codec.report.results import Results, read_results, write_csv, write_json
@@ -22,23 +23,30 @@ class ReportError(LoocError):
     """A report that cannot be written here."""
 
 
+class Stage(Protocol):
+    """Told what is being done beside measuring, and how much of it is done."""
+
+    def __call__(self, words: str, done: int = 0, total: int | None = None) -> None: ...
+
+
 @dataclass(frozen=True)
 class ReportRequest:
-    """What to report. `qualities` by codec; `pictures` and `front` are picture names of the folder."""
+    """What to report. `qualities` and `models` by codec; `pictures` and `front` are picture names of the folder."""
 
     folder: Path
     out: Path
     qualities: dict[str, list[int]]
     metrics: tuple[str, ...]
-    model: str = DEFAULT_MODEL
+    models: dict[str, str]
     against: str | None = None
     jobs: int = 1
     limit: int | None = None
     refresh: tuple[str, ...] = ()
-    compare_bpp: float = equal_bytes.DEFAULT_BPP
+    compare_bpp: tuple[float, ...] = equal_bytes.DEFAULT_RATES_BPP
     pictures: tuple[str, ...] = ()
     front: str | None = None
     front_at: tuple[int, int] | None = None
+    single_file: bool = False
     command: tuple[str, ...] = ()
 
 
@@ -71,7 +79,7 @@ def picture_files(folder: Path, leave_out: Path) -> list[tuple[str, str]]:
     return [(str(path), path.relative_to(folder).as_posix()) for path in sorted(found)]
 
 
-def run_report(request: ReportRequest, progress: measure.Progress, stage: Callable[[str], None] = lambda words: None) -> ReportOutcome:
+def run_report(request: ReportRequest, progress: measure.Progress, stage: Stage = lambda words, done=0, total=None: None) -> ReportOutcome:
     """Measures and writes everything; a picture or codec that fails is named in the outcome and does not stop the rest.
 
     Raises:
@@ -86,7 +94,7 @@ def run_report(request: ReportRequest, progress: measure.Progress, stage: Callab
     for name in (*request.pictures, *([request.front] if request.front else [])):
         if name not in paths:
             raise ImageError(f"{name} is not among the pictures of {request.folder}; name it by its path below the folder")
-    request = replace(request, qualities=codecs.qualities_with(request.model, request.qualities))
+    request = replace(request, qualities=codecs.qualities_with(request.models, request.qualities))
     request.out.mkdir(parents=True, exist_ok=True)
     stored = request.out / "results.json"
     results = read_results(stored)
@@ -95,42 +103,68 @@ def run_report(request: ReportRequest, progress: measure.Progress, stage: Callab
     stage("reading pictures")
     # What lies beyond --limit keeps its points; pictures that have left the folder lose theirs.
     beyond = {name for _, name in everything[len(pictures) :]}
-    usable = measure.prepare(results, pictures, list(request.qualities), request.metrics, request.model, keep=beyond)
+    usable = measure.prepare(results, pictures, list(request.qualities), request.metrics, request.models, keep=beyond)
     if request.against is not None:
         published.require_kodak([picture for picture in results.pictures if picture["name"] in usable])
-    tasks = measure.missing_tasks(results, {name: paths[name] for name in usable}, request.qualities, request.metrics, request.model)
-    measure.measure(results, tasks, stored, jobs=request.jobs, progress=progress)
+    tasks = measure.missing_tasks(results, {name: paths[name] for name in usable}, request.qualities, request.metrics, request.models)
+    with measure.Workers(request.jobs) as workers:
+        measure.measure(results, tasks, stored, workers=workers, progress=progress)
 
-    stage("writing the report")
-    shown = summary.summarise(results, usable, request.qualities, request.metrics)
-    if request.against is not None:
-        shown.published = published.published_curves()
-    written = [stored]
-    table = request.out / "results.csv"
-    write_csv(shown.points, [METRICS[name].key for name in request.metrics], table)
-    text = request.out / "summary.md"
-    with files.write_atomically(text, force=True) as file:
-        file.write(summary.markdown(shown, results).encode())
-    written += [table, text, *plots.write_plots(shown, title(shown, request.folder), request.out)]
+        stage("writing the report")
+        shown = summary.summarise(results, usable, request.qualities, request.metrics)
+        if request.against is not None:
+            shown.published = published.published_curves()
+        heading = title(shown, request.folder)
+        written = [stored]
+        table = request.out / "results.csv"
+        write_csv(shown.points, [METRICS[name].key for name in request.metrics], table)
+        text = request.out / "summary.md"
+        with files.write_atomically(text, force=True) as file:
+            file.write(summary.markdown(shown, results).encode())
+        written += [table, text, *plots.write_plots(shown, heading, request.out)]
 
-    def read(name: str):
-        return measure.read_rgb(paths[name])
+        def compare(wanted: Sequence[str], rates_bpp: Sequence[float]) -> list[equal_bytes.Contest]:
+            words = "comparing pictures at equal bytes"
+            stage(words)
+            return equal_bytes.contests(
+                shown, paths, request.models, rates_bpp, workers=workers, wanted=wanted,
+                progress=lambda done, total: stage(words, done, total),
+            )  # fmt: skip
 
-    stage("comparing pictures at equal bytes")
-    contests = equal_bytes.contests(shown, read, request.model, request.compare_bpp, request.pictures)
-    document = request.out / "report.html"
-    with files.write_atomically(document, force=True) as file:
-        file.write(page.render_page(shown, results, contests, title(shown, request.folder)).encode())
-    written.append(document)
-    if request.front:
-        versions = equal_bytes.contests(shown, read, request.model, request.compare_bpp, [request.front])[0].versions
-        left, top = request.front_at or (None, None)
-        picture = request.out / "front.png"
-        front.write_front(front.front_picture(read(request.front), versions, left=left, top=top), picture)
-        written.append(picture)
+        contests = compare(request.pictures, request.compare_bpp)
+        stage("writing the page")
+        document = page.render_page(shown, results, contests, heading, single_file=request.single_file, jobs=request.jobs)
+        written += write_page(document, request.out)
+        if request.front and shown.names:
+            rate = min(request.compare_bpp, key=lambda bpp: abs(math.log(bpp / equal_bytes.FIRST_BPP)))
+            versions = compare([request.front], [rate])[0].rounds[0].versions
+            left, top = request.front_at or (None, None)
+            picture = request.out / "front.png"
+            original = measure.read_rgb(paths[request.front])
+            front.write_front(front.front_picture(original, versions, left=left, top=top), picture)
+            written.append(picture)
     # The results were written while measuring; failures and the record of this run belong in them too.
     write_json(results, stored)
     return ReportOutcome(results, shown, written, [summary.failure_sentence(failure) for failure in results.failures])
+
+
+def write_page(document: page.Page, folder: Path) -> list[Path]:
+    """Writes the page and its pictures, and takes away pictures of a page that was there before."""
+    pictures = folder / page.PICTURE_FOLDER
+    if document.pictures:
+        pictures.mkdir(exist_ok=True)
+    for name, data in document.pictures.items():
+        with files.write_atomically(pictures / name, force=True) as file:
+            file.write(data)
+    path = folder / "report.html"
+    with files.write_atomically(path, force=True) as file:
+        file.write(document.html.encode())
+    for old in pictures.glob("*.webp"):
+        if old.name not in document.pictures:
+            old.unlink()
+    if pictures.is_dir() and not any(pictures.iterdir()):
+        pictures.rmdir()
+    return [path]
 
 
 def title(shown: summary.Summary, folder: Path) -> str:

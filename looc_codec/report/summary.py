@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from looc_codec import metrics
+from looc_codec.report.codecs import effort_of, is_looc
 from looc_codec.report.distortion import METRICS
 from looc_codec.report.results import Results
 
@@ -181,18 +182,87 @@ def reading(curve: Curve, bpp: float) -> float | None:
         return None
 
 
+def lead(summary: Summary) -> str | None:
+    """The first looc of a report, which the others are compared with; None without one."""
+    return next((name for name in summary.names if is_looc(name)), None)
+
+
 def strongest_peer(summary: Summary) -> str | None:
     """The codec beside looc with the highest PSNR at equal rate: looc's hardest comparison. None without one."""
     curves = summary.curves.get("psnr_db", {})
-    if "looc" not in curves:
+    first = lead(summary)
+    if first not in curves:
         return None
     rates = {
-        name: compare(metrics.bd_rate_percent, curve.pairs(), curves["looc"].pairs()).value
+        name: compare(metrics.bd_rate_percent, curve.pairs(), curves[first].pairs()).value
         for name, curve in curves.items()
-        if not name.startswith("looc")
+        if not is_looc(name)
     }
     known = {name: rate for name, rate in rates.items() if rate is not None}
     return max(known, key=known.__getitem__) if known else next(iter(rates), None)
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+SAME_PERCENT = 0.5
+"""BD-rates nearer to 0 are called the same bits."""
+
+
+def verdicts(summary: Summary) -> list[str]:
+    """What the curves say of looc in every metric, one sentence for each other codec.
+
+    Of several looc each has a sentence against its strongest peer alone; the table says the rest. Efforts are left to it.
+    """
+    ours = [name for name in summary.names if is_looc(name) and effort_of(name) == 0]
+    peers = [name for name in summary.names if not is_looc(name)]
+    if len(ours) > 1:
+        peers = [name for name in peers if name == strongest_peer(summary)]
+    rates = {METRICS[name].label: bd_table(summary, METRICS[name].key) for name in summary.metric_names}
+    return [
+        _verdict(
+            summary.labels[own], summary.labels[peer],
+            {label: table[own][peer][0] for label, table in rates.items() if peer in table.get(own, {})},
+        )
+        for own in ours for peer in peers
+    ]  # fmt: skip
+
+
+def _verdict(own: str, peer: str, rates: Mapping[str, Comparison]) -> str:
+    parts = []
+    for better in (True, False):
+        words = "fewer" if better else "more"
+        side = [(label, rate.value) for label, rate in rates.items() if rate.value is not None and abs(rate.value) >= SAME_PERCENT and (rate.value < 0) == better]
+        named = [f"{abs(value):.0f}% {words + ' bits ' if number == 0 else ''}at equal {label}" for number, (label, value) in enumerate(side)]
+        if named:
+            parts.append(_listed(named))
+    needs = ", but ".join(parts)
+    same = [label for label, rate in rates.items() if rate.value is not None and abs(rate.value) < SAME_PERCENT]
+    if same:
+        needs += f"{', and ' if needs else ''}as many bits at equal {_listed(same)}"
+    unknown = [f"{label} ({rate.word})" for label, rate in rates.items() if rate.value is None]
+    if not needs:
+        return f"{own} and {peer} cannot be compared{': ' + _listed(unknown) if unknown else ''}."
+    return f"Against {peer}, {own} needs {needs}{'; no comparison in ' + _listed(unknown) if unknown else ''}."
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def verdict_table(summary: Summary) -> Table | None:
+    """BD-rates of every looc against every other codec in all metrics; None where there is nothing to compare."""
+    rates = {name: bd_table(summary, METRICS[name].key) for name in summary.metric_names if METRICS[name].key in summary.curves}
+    rows = []
+    for own in filter(is_looc, summary.names):
+        for peer in summary.names:
+            if is_looc(peer) and (peer == own or own == lead(summary)):
+                continue
+            cells = [table.get(own, {}).get(peer, (Comparison(None, EMPTY),))[0] for table in rates.values()]
+            rows.append([f"{summary.labels[own]} against {summary.labels[peer]}", *(cell.word if cell.value is None else f"{cell.value:+.1f}%" for cell in cells)])
+    if not rows:
+        return None
+    note = "Bits that looc needs at equal quality (BD-rate): minus means fewer, which is better."
+    return Table("BD-rate in every metric", ["", *(METRICS[name].label for name in rates)], rows, note)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -287,7 +357,9 @@ def markdown(summary: Summary, results: Results) -> str:
         lines.append(f"- {record['label']}: {record['settings']}; {record['identity']}")
     lines += [f"- {record['label']}: {record['missing']}" for record in results.codecs.values() if "missing" in record]
     lines += [f"- {failure_sentence(failure)}" for failure in results.failures]
-    for table in tables(summary):
+    lines += [f"- {sentence}" for sentence in verdicts(summary)]
+    overview = verdict_table(summary)
+    for table in [*([overview] if overview else []), *tables(summary)]:
         lines += ["", f"**{table.title}**", ""]
         lines += ["| " + " | ".join(head.replace("|", "\\|") for head in table.head) + " |", "|---|" + "--:|" * (len(table.head) - 1)]
         lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.rows]
