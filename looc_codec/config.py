@@ -20,12 +20,12 @@ _LIMITS = {
     "version": (0, 2**31), "channels": (1, 768), "codevector_dim": (1, 16), "codebook_size": (16, 32767), "groups": (1, 768),
     "prior_width": (1, 512), "prior_depth": (0, 8), "scale_classes": (1, 256),
     "ratio_classes": (1, 63), "analysis_widths": (1, 1024), "analysis_blocks": (0, 32), "synthesis_widths": (1, 1024),
-    "synthesis_blocks": (0, 32), "quality_anchors": (2, 100), "trellis_states": (1, TRELLIS_STATES),
+    "synthesis_blocks": (0, 32), "synthesis_hidden": (1, 2048), "quality_anchors": (2, 100), "trellis_states": (1, TRELLIS_STATES),
     "detail_channels": (0, 768), "detail_width": (1, 512), "detail_quality": (1, 100),
 }  # fmt: skip
 """Smallest and largest value of every whole number: a weights file from anywhere must not make looc build a network of any size.
 768 channels are all that 16x16 pixels of three colours have."""
-_TUPLE_LENGTHS = {"groups": range(1, 15), "analysis_widths": (2,), "analysis_blocks": (2,), "synthesis_widths": (3,), "synthesis_blocks": (3,)}
+_TUPLE_LENGTHS = {"groups": range(1, 15), "analysis_widths": (2,), "analysis_blocks": (2,), "synthesis_widths": (3,), "synthesis_blocks": (3,), "synthesis_hidden": range(3 * 32 + 1)}
 _MAX_TABLE_ENTRIES = 2**23
 RATE_DISTORTION_SLOPE = 26.0
 """lambda * step² for MSE over RGB on the 0..255 scale and rate in bits per pixel: the high-rate slope of a uniform
@@ -37,7 +37,8 @@ class LoocConfig:
     """Sizes of a LooC-VAE in codec mode (names follow the LooC paper where it has one).
 
     `channels` is d, `codevector_dim` d*, `codebook_size` K; a position has m = d / d* units. All widths are
-    channel counts; `*_blocks` count residual blocks at 1/16, 1/8 and 1/4 of the picture's resolution. `trellis_states` is TRELLIS_STATES, or 1 where
+    channel counts; `*_blocks` count residual blocks at 1/16, 1/8 and 1/4 of the picture's resolution; `synthesis_hidden` are the hidden features of every block of the synthesis,
+    in that order, or nothing where they are twice the width. `trellis_states` is TRELLIS_STATES, or 1 where
     every unit is quantised by itself. `metric` is the distortion that the model was trained for, of `METRICS`, which `--effort` serves, too. `detail_channels` of the DCT are coded as details from `detail_quality` on (details.py), by a network of `detail_width` features; 0 for none.
     """
 
@@ -59,6 +60,7 @@ class LoocConfig:
     analysis_blocks: tuple[int, int] = (4, 3)
     synthesis_widths: tuple[int, int, int] = (320, 160, 96)
     synthesis_blocks: tuple[int, int, int] = (5, 3, 4)
+    synthesis_hidden: tuple[int, ...] = ()
     quality_anchors: int = 8
     step_coarsest: float = 256.0
     step_finest: float = 8.0
@@ -86,6 +88,8 @@ class LoocConfig:
         entries = ((3 if self.trellis_states > 1 else 2) * self.classes + 2) * (self.codebook_size + 1)
         if entries > _MAX_TABLE_ENTRIES:
             problems.append(f"its tables could have {entries} entries, more than {_MAX_TABLE_ENTRIES}")
+        if self.synthesis_hidden and len(self.synthesis_hidden) != sum(self.synthesis_blocks):
+            problems.append(f"synthesis_hidden has {len(self.synthesis_hidden)} numbers for {sum(self.synthesis_blocks)} synthesis_blocks")
         if problems:
             raise ModelError(f"invalid model configuration: {'; '.join(problems)}")
 
@@ -116,6 +120,13 @@ class LoocConfig:
     def classes(self) -> int:
         """Number of context classes of units, each with a row in the table bank."""
         return self.scale_classes * self.ratio_classes
+
+    @property
+    def hidden_features(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Hidden features of every residual block of the synthesis, at 1/16, 1/8 and 1/4."""
+        hidden = iter(self.synthesis_hidden)
+        at16, at8, at4 = (tuple(next(hidden, 2 * width) for _ in range(count)) for width, count in zip(self.synthesis_widths, self.synthesis_blocks, strict=True))
+        return at16, at8, at4
 
     def step(self, quality: float) -> float:
         """Nominal quantisation step in pixel units (0..255 scale) of an orthonormal transform; log-linear in quality."""

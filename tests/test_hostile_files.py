@@ -77,7 +77,8 @@ def test_pillow_reads_no_more_than_there_is(small_file):
     [
         ("channels", "24"), ("channels", 2**20), ("channels", True), ("codebook_size", 8), ("groups", 24), ("groups", ()), ("groups", (24.0,)),
         ("groups", (-8, 32)), ("prior_width", 2**16), ("prior_depth", -1), ("scale_classes", None), ("ratio_classes", 4),
-        ("analysis_widths", (8,)), ("synthesis_blocks", (1, 1)), ("synthesis_widths", 8), ("quality_anchors", 1), ("quality_anchors", [1]),
+        ("analysis_widths", (8,)), ("synthesis_blocks", (1, 1)), ("synthesis_widths", 8), ("synthesis_hidden", (640,)), ("synthesis_hidden", (0,) * 12),
+        ("synthesis_hidden", (2**20,) * 12), ("quality_anchors", 1), ("quality_anchors", [1]),
         ("step_coarsest", float("nan")), ("step_finest", 0.0), ("name", 5), ("scale_classes", "x"),
     ],
 )  # fmt: skip

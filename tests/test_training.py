@@ -87,13 +87,13 @@ def test_training_lowers_the_loss(folder):
     torch.manual_seed(0)
     store = PictureStore(load_pictures(folder, min_side=32))
     trainer = Trainer(LoocModel(tiny_config()), store, options(steps=160, batch=4, prior_only_share=0.0, prior_rate=5e-3, cut_share=0.0))
-    pixels, quality = trainer.draw()
+    pixels, quality, kept_groups = trainer.inputs()
 
     def loss() -> float:
         # One batch under one noise: those of the steps differ in content far more than training moves them.
         torch.manual_seed(3)
         with torch.no_grad():
-            return float(trainer.joint_step(pixels, quality, trainer.kept_groups(len(quality)), False)["loss"].mean())
+            return float(trainer.joint_step(pixels, quality, kept_groups, False)["loss"].mean())
 
     before = loss()
     for _ in range(160):
@@ -119,7 +119,7 @@ def test_stage_synthesis_changes_the_decoder_and_nothing_else(folder, tiny_model
     rgb = photo(70, 50, seed=9)
     old = read_model(tiny_model_file)
     data = api.compress(rgb, quality=70, model=old)
-    asked = request(folder, tmp_path / "a", config={}, init=tiny_model_file, options=options(stage="synthesis", steps=60, prior_only_share=0.0, batch=4))
+    asked = request(folder, tmp_path / "a", config={}, init=tiny_model_file, options=options(stage="synthesis", steps=60, prior_only_share=0.0, batch=4, coded_crops=64))
     calls = []
 
     def interrupt(kind, row):
@@ -402,7 +402,7 @@ def test_a_step_weighs_the_chosen_distortion(tmp_path):
         trainer = Trainer(model, store, options(crop=176, metric=metric, cut_share=0.0))
         pixels, quality = structured(2), torch.tensor([30.0, 70.0])
         torch.manual_seed(3)
-        figures = trainer.joint_step(pixels, quality, trainer.kept_groups(len(quality)), False)
+        figures = trainer.joint_step(pixels, quality, torch.full((2,), 2.0), False)
         losses[metric] = (figures["loss"] - figures["bpp"]) / distortion_weight(model.config, quality)
         torch.testing.assert_close(figures["mse"], losses["mse"], rtol=1e-3, atol=1e-3)
     assert not torch.allclose(losses["mse"], losses["ms-ssim"], rtol=0.05)

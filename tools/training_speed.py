@@ -51,7 +51,7 @@ def measure(store: PictureStore, init: Path, options: TrainOptions, device: str,
     synchronise(device)
     seconds = (time.perf_counter() - started) / steps
     parts = {}
-    for name, part in {"draw": trainer.draw, "pass": lambda: trainer.passes[False](*trainer.draw(), trainer.kept_groups(options.batch)), "update": lambda: trainer.update(False, trainer.replayed is not None)}.items():
+    for name, part in {"draw": trainer.inputs, "pass": lambda: trainer.passes[False](*trainer.inputs()), "update": lambda: trainer.update(False, trainer.replayed is not None)}.items():
         synchronise(device)
         begin = time.perf_counter()
         for _ in range(10):
@@ -76,9 +76,9 @@ def operations(store: PictureStore, init: Path, options: TrainOptions, device: s
     """Floating-point operations of the networks in one step, forward and backward (two for a multiply-add)."""
     model = model_of(init).to(device)
     trainer = Trainer(model, store, replace(options, record=False), device)
-    pixels, quality = trainer.draw()
+    inputs = trainer.inputs()
     with FlopCounterMode(display=False) as counter:
-        trainer.passed(False, pixels, quality, trainer.kept_groups(options.batch))
+        trainer.passed(False, *inputs)
     return float(counter.get_total_flops())
 
 

@@ -95,7 +95,7 @@ def train(
             metavar="STAGE",
             parser=one_of(Stage),
             help="First continuous, then codes with --init; synthesis with --init WEIGHTS improves the decoder"
-            " alone, details fits their details alone.",
+            " alone, or makes it smaller as --config says, details fits their details alone.",
         ),
     ] = Stage.continuous,
     time_budget: Annotated[
@@ -137,6 +137,15 @@ def train(
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", parser=whole(1), help="Use only so many pictures.")
     ] = None,
+    coded_crops: Annotated[
+        int,
+        typer.Option(
+            "--coded-crops",
+            metavar="N",
+            parser=whole(1),
+            help="Crops that stage synthesis codes and trains on; 0.8 MB of disk each with --crop 256.",
+        ),
+    ] = 4096,
     rate: Annotated[
         float, typer.Option("--rate", metavar="X", parser=real(0.0), help="Factor on all learning rates.")
     ] = 1.0,
@@ -206,6 +215,7 @@ def train(
         batch=batch,
         crop=crop,
         seed=seed,
+        coded_crops=coded_crops,
         bf16=has_fast_bf16(device.value) if bf16 is None else bf16,
         optimizer=optimizer.value,
         metric=metric.value,
@@ -286,6 +296,12 @@ def _reporter(stack: ExitStack, options: Any, *, quiet: bool, as_json: bool) -> 
                 total=1.0,
                 completed=row["progress"],
                 figures=_figures(row),
+            )
+        elif kind == "coding":
+            progress.update(task, description="coding crops", total=row["crops"], completed=row["crop"], figures="")
+        elif kind == "slimming":
+            progress.update(
+                task, description="making it slimmer", total=row["batches"], completed=row["batch"], figures=""
             )
         elif kind == "fitting":
             progress.update(

@@ -97,13 +97,14 @@ class Modulation(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Depthwise 3×3 → 1×1 (twice as wide) → GELU → 1×1, added to its input; the identity at the start."""
+    """Depthwise 3×3 → 1×1 to the hidden features (twice the width if not given) → GELU → 1×1, added to its input; the identity at the start."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, hidden: int | None = None) -> None:
         super().__init__()
+        hidden = 2 * width if hidden is None else hidden
         self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
-        self.expand = nn.Conv2d(width, 2 * width, 1)
-        self.project = nn.Conv2d(2 * width, width, 1)
+        self.expand = nn.Conv2d(width, hidden, 1)
+        self.project = nn.Conv2d(hidden, width, 1)
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
@@ -182,17 +183,17 @@ class Synthesis(nn.Module):
             self.log_step.table.copy_(torch.tensor([math.log(config.step(q)) for q in qualities])[:, None])
         self.branch = any(config.synthesis_blocks)
         if self.branch:
-            (w16, w8, w4), (n16, n8, n4) = config.synthesis_widths, config.synthesis_blocks
+            (w16, w8, w4), (hidden16, hidden8, hidden4) = config.synthesis_widths, config.hidden_features
             self.entry = nn.Conv2d(config.channels, w16, 1)
             self.modulation16 = Modulation(config.quality_anchors, w16)
-            self.blocks16 = nn.Sequential(*(ResidualBlock(w16) for _ in range(n16)))
+            self.blocks16 = nn.Sequential(*(ResidualBlock(w16, hidden) for hidden in hidden16))
             self.head16 = zero_conv(w16, config.channels, 1)
             self.up8 = nn.Conv2d(w16, 4 * w8, 1)
-            self.blocks8 = nn.Sequential(*(ResidualBlock(w8) for _ in range(n8)))
+            self.blocks8 = nn.Sequential(*(ResidualBlock(w8, hidden) for hidden in hidden8))
             self.up4 = nn.Conv2d(w8, 4 * w4, 1)
             self.entry4 = nn.Conv2d(48, w4, 3)
             self.modulation4 = Modulation(config.quality_anchors, w4)
-            self.blocks4 = nn.Sequential(*(ResidualBlock(w4) for _ in range(n4)))
+            self.blocks4 = nn.Sequential(*(ResidualBlock(w4, hidden) for hidden in hidden4))
             self.head4 = zero_conv(w4, 48, 3)
 
     def corrected(self, latent: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:

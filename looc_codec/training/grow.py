@@ -75,6 +75,8 @@ def _require_growth(old: LoocConfig, new: LoocConfig) -> None:
         other = new_fields[name]
         if value == other or name in FREE or (name in GROWING and _at_least(other, value)):
             continue
+        if name == "synthesis_hidden" and all(_at_least(more[: len(own)], own) for own, more in zip(old.hidden_features, new.hidden_features, strict=True)):
+            continue
         if name in ("groups", "channels") and new.groups[: len(old.groups)] == old.groups:
             continue
         raise ModelError(f"weights cannot be carried over to this configuration: {name} differs ({value}, {other}); train it from the start")

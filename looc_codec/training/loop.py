@@ -2,7 +2,8 @@
 
 Stage "continuous" trains with additive noise for the rate and rounding for the reconstruction; stage "codes" with the
 entropy-constrained codes of the shared codebook, whose tables and codevectors it fits on the way (training/codes.py). Stage
-"synthesis" trains the synthesis alone, on the codes that the encoder picks: files stay decodable and look better.
+"synthesis" trains the synthesis alone, on crops coded once as the encoder codes them (training/coded.py): files stay decodable and
+look better, or are decoded with fewer multiplications (training/slim.py).
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from looc_codec.networks.distortion import distortion, mean_squared_error
 from looc_codec.errors import ModelError
 from looc_codec.networks.model import LoocModel
 from looc_codec.training.checkpoint import load_checkpoint, save_checkpoint
+from looc_codec.training.coded import CodedCrops
 from looc_codec.training.codes import CodeFitter, has_triton
+from looc_codec.training.draws import Draws
 from looc_codec.training.loss import distortion_weight, require_metric
 from looc_codec.training.parallel import Processes
 from looc_codec.training.recording import Recorded
@@ -36,6 +39,11 @@ from looc_codec.networks.transforms import dct_basis
 
 SOAP_ON_GPU = {"covariance_every": 4, "basis_every": 40}
 """Decompositions are what a GPU is slow at: every tenth step they took as long as the steps themselves (H200)."""
+FIRST_PULL, PULLED_SHARE = 0.3, 0.5
+"""In stage "synthesis" the target lies so far on the way from the teacher's pixels to the original ones at first, and is the original after so much of the run:
+the teacher's errors are noise to a synthesis that has less of them to mend than it has itself."""
+EDGE_WEIGHT = 0.25
+"""Of pixels within 16 of the edge of a coded crop."""
 CLOCK_STEPS = 10
 """Steps after which the processes of a run agree on the time spent; learning rates must be the same in all of them."""
 
@@ -44,7 +52,7 @@ CLOCK_STEPS = 10
 class TrainOptions:
     """What a run does; times in minutes, learning rates at their peak, shares as parts of the run.
 
-    `record` replays steps as CUDA graphs where the device is a CUDA one.
+    `record` replays steps as CUDA graphs where the device is a CUDA one. `coded_crops` are coded for stage "synthesis", at least a batch of them.
     """
 
     stage: str = "continuous"
@@ -65,6 +73,7 @@ class TrainOptions:
     log_every: int = 50
     cut_share: float = 0.04
     grey_share: float = 0.04
+    coded_crops: int = 4096
     optimizer: str = "soap"
     metric: str = "mse"
     bf16: bool = False
@@ -100,11 +109,11 @@ def start_scales_from_data(model: LoocModel, store: PictureStore, count: int = 6
 class Trainer:
     """Model, optimizer, EMA and counters of one run; `run` trains until the budget is spent or it is interrupted.
 
-    Stages "codes" and "synthesis" need a fitted `codes`. In stage "synthesis" the model keeps the integer core that it came with.
+    Stage "codes" needs a fitted `codes`. Stage "synthesis" needs coded `crops` and the integer core that the model came with, which it keeps.
     """
 
     def __init__(self, model: LoocModel, store: PictureStore, options: TrainOptions, device: str = "cpu", codes: CodeFitter | None = None,
-                 processes: Processes = Processes(), held_out: Tensor | None = None, kept: Core | None = None) -> None:
+                 processes: Processes = Processes(), held_out: Tensor | None = None, kept: Core | None = None, crops: CodedCrops | None = None) -> None:
         if (options.minutes is None) == (options.steps is None):
             raise ModelError("give a training run either a number of minutes or a number of steps")
         require_metric(options.metric, options.crop)
@@ -113,8 +122,10 @@ class Trainer:
         self.model = model.to(device)
         for transform in (model.analysis, model.synthesis):
             transform.to(memory_format=torch.channels_last)
-        self.codes, self.kept = codes, kept
+        self.codes, self.kept, self.crops = codes, kept, crops
         self.only_synthesis = options.stage == "synthesis"
+        if self.only_synthesis and (crops is None or not kept):
+            raise ModelError("stage synthesis needs coded crops and the integers that they were coded with")
         for name, parameter in model.named_parameters():
             # Details are fitted at the end of a run.
             if name.startswith("details."):
@@ -133,11 +144,7 @@ class Trainer:
         self.ema = {name: value.detach().clone() for name, value in model.named_parameters()}
         # How far the average moves in a step. On the device, where replayed updates read it.
         self.ema_weight = torch.zeros((), device=device)
-        self.generators = {
-            "crops": torch.Generator(device).manual_seed(options.seed + processes.rank),
-            # On the host, which has to know the size of the windows that crops come from.
-            "windows": torch.Generator().manual_seed(options.seed + processes.rank),
-        }
+        self.draws = Draws(store, options, device, options.seed + processes.rank)
         torch.manual_seed(options.seed + processes.rank)
         self.step_count, self.seconds_used, self.pictures_seen = 0, 0.0, 0
         self.passes = {prior_only: partial(self.passed, prior_only) for prior_only in (False, True)}
@@ -199,32 +206,23 @@ class Trainer:
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
-    def draw(self) -> tuple[Tensor, Tensor]:
-        options, generator = self.options, self.generators["crops"]
-        uniform = torch.rand(options.batch, generator=generator, device=self.device)
-        shrink = options.shrink_low + (1 - options.shrink_low) * float(torch.rand((), generator=self.generators["windows"]))
-        pixels = self.store.crops(options.batch, options.crop, generator, shrink)
-        # Some crops are grey, so that the prior knows grey pictures by their first groups.
-        grey = torch.rand(options.batch, generator=generator, device=self.device) < options.grey_share
-        pixels = torch.where(grey[:, None, None, None], pixels.mean(1, keepdim=True).expand_as(pixels), pixels)
-        # Whole numbers, because files carry whole qualities; stratified, so that each batch spans the range.
-        strata = (torch.arange(options.batch, device=self.device) + uniform) / options.batch
-        quality = torch.floor(QUALITY_MIN + strata * (QUALITY_MAX - QUALITY_MIN + 1)).clamp(max=QUALITY_MAX)
-        return pixels.contiguous(memory_format=torch.channels_last), quality
-
-    def kept_groups(self, count: int) -> Tensor:
-        """Coded groups of each picture: now and then a file is cut short, so that previews are worth looking at."""
-        groups = len(self.model.config.groups)
-        draw = torch.rand(2, count, generator=self.generators["crops"], device=self.device)
-        return torch.where(draw[0] < self.options.cut_share, torch.floor(draw[1] * (groups - 1)) + 1, torch.full_like(draw[1], groups))
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What the next pass takes: coded crops in stage "synthesis", otherwise pixels, qualities and how many groups are kept."""
+        if self.crops is None:
+            pixels, quality = self.draws.batch()
+            return pixels, quality, self.draws.kept_groups(len(quality), len(self.model.config.groups))
+        options = self.options
+        batch = self.crops.batch(self.crops.chosen(self.step_count, options.batch, options.seed + self.processes.rank), self.device)
+        pull = FIRST_PULL + (1 - FIRST_PULL) * min(1.0, self.progress() / PULLED_SHARE)
+        return batch.latent, batch.quality, batch.bpp, batch.error, torch.lerp(batch.teacher, batch.original, pull), batch.original
 
     def joint_step(self, pixels: Tensor, quality: Tensor, kept_groups: Tensor, prior_only: bool) -> dict[str, Tensor]:
         """Loss, figures and coded residuals of one batch. With `prior_only` the transforms stay as they are and only rate is trained."""
         model, samples = self.model, pixels.shape[2] * pixels.shape[3]
         autocast = torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.options.bf16)
-        with autocast, torch.set_grad_enabled(not prior_only and not self.only_synthesis):
+        with autocast, torch.set_grad_enabled(not prior_only):
             latent = model.analysis(pixels, quality).float()
-        with autocast, torch.set_grad_enabled(not self.only_synthesis):
+        with autocast:
             result = model.prior(latent, quality, None if self.codes is None else self.codes.quantise, kept_groups)
         bpp = result["bits"] / samples
         if prior_only:
@@ -239,10 +237,24 @@ class Trainer:
         coded = {name: result[name].detach() for name in ("residual", "log_scale")}
         return {"objective": objective, "loss": loss.detach(), "bpp": bpp.detach(), "mse": mse.detach()} | coded
 
-    def passed(self, prior_only: bool, pixels: Tensor, quality: Tensor, kept_groups: Tensor) -> dict[str, Tensor]:
-        """Forward and backward pass of one batch, which leave gradients and give `joint_step`'s figures."""
+    def synthesis_step(self, latent: Tensor, quality: Tensor, bpp: Tensor, error: Tensor, target: Tensor, original: Tensor) -> dict[str, Tensor]:
+        """Figures of one batch of coded crops, whose synthesis is to come close to `target` `(B, 3, H, W)`; each crop weighs as in the log of R + lambda D with the teacher's `error`."""
+        model, metric = self.model, self.options.metric
+        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.options.bf16):
+            decoded = model.synthesis(latent, quality).float()
+        weight = distortion_weight(model.config, quality)
+        away = distortion(metric, decoded, target)
+        if min(target.shape[2:]) > 2 * PATCH and metric == "mse":
+            # What lies at the edge of a crop does so much more seldom in a picture.
+            away = EDGE_WEIGHT * away + (1 - EDGE_WEIGHT) * mean_squared_error(decoded[:, :, PATCH:-PATCH, PATCH:-PATCH], target[:, :, PATCH:-PATCH, PATCH:-PATCH])
+        objective = (weight * away / (bpp + weight * error).clamp_min(0.02)).mean()
+        mse = mean_squared_error(decoded.detach(), original)
+        return {"objective": objective, "loss": bpp + weight * mse, "bpp": bpp, "mse": mse}
+
+    def passed(self, prior_only: bool, *inputs: Tensor) -> dict[str, Tensor]:
+        """Forward and backward pass of one batch of `inputs`, which leave gradients and give the figures of `joint_step` or `synthesis_step`."""
         self.optimizer.zero_grad(set_to_none=True)
-        figures = self.joint_step(pixels, quality, kept_groups, prior_only)
+        figures = self.joint_step(*inputs, prior_only) if self.crops is None else self.synthesis_step(*inputs)
         figures.pop("objective").backward()
         return figures
 
@@ -250,8 +262,7 @@ class Trainer:
         progress = self.progress()
         self.set_rates(progress)
         prior_only = progress < self.options.prior_only_share and not self.only_synthesis
-        pixels, quality = self.draw()
-        figures = self.passes[prior_only](pixels, quality, self.kept_groups(len(quality)))
+        figures = self.passes[prior_only](*self.inputs())
         if self.options.stage == "codes":
             self.codes.observe(figures)
         replayed = isinstance(self.passes[prior_only], Recorded) and self.passes[prior_only].recorded
@@ -259,7 +270,7 @@ class Trainer:
         self.processes.average(parameter.grad for parameter in self.parameters if parameter.grad is not None)
         self.update(prior_only, replayed)
         self.step_count += 1
-        self.pictures_seen += len(pixels) * self.processes.count
+        self.pictures_seen += self.options.batch * self.processes.count
         return figures
 
     def point_gradients(self, replayed: bool | None) -> None:
@@ -391,11 +402,11 @@ class Trainer:
         extra = self.codes.state() if self.options.stage == "codes" else {}
         if self.only_synthesis:
             extra = {f"core.{name}": torch.from_numpy(value.copy()) for name, value in self.kept.items()}
-        save_checkpoint(folder / "checkpoint.safetensors", self.model, self.ema, self.optimizer, self.generators, extra, meta)
+        save_checkpoint(folder / "checkpoint.safetensors", self.model, self.ema, self.optimizer, self.draws.generators, extra, meta)
 
     def resume(self, path: Path, meta: dict) -> None:
         """Goes on from a checkpoint of the same run: weights, moments, EMA, random states and counters."""
-        ema, extra = load_checkpoint(path, self.model, self.optimizer, self.generators)
+        ema, extra = load_checkpoint(path, self.model, self.optimizer, self.draws.generators)
         for name, value in self.ema.items():
             value.copy_(ema[name])
         # The state of the optimizer lies elsewhere now.

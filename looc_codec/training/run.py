@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,16 +21,20 @@ from looc_codec.format.integers import Core
 from looc_codec.networks.model import LoocModel
 from looc_codec.quantizers.codebook import SharedCodebook
 from looc_codec.training.checkpoint import load_checkpoint, read_meta
+from looc_codec.training.coded import CodedCrops, code_crops
 from looc_codec.training.codes import CodeFitter, untrellised
 from looc_codec.training.details import fit_details
+from looc_codec.training.draws import Draws
 from looc_codec.training.export import core_of, export
 from looc_codec.training.grow import grown
 from looc_codec.training.loop import Trainer, TrainOptions, measured_channel_order, start_scales_from_data
 from looc_codec.training.parallel import Processes, join, leave
+from looc_codec.training.slim import is_slimmer, require_slimmer, slimmed
 from looc_codec.training.validation import centre_crops
 
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
+CODED = "coded"
 FIT_BATCHES = 60
 """Batches of 8 crops of 192 x 192 gathered for a fit of the codebook: 9 million units at d* = 2."""
 START_BATCHES = 20
@@ -77,7 +82,14 @@ def starting_model(request: RunRequest, store: PictureStore) -> LoocModel:
         start_scales_from_data(model, store)
     else:
         model = model_of(request.init)
-        model = grown(model, LoocConfig.from_dict(model.config.to_dict() | request.config), store)
+        config = LoocConfig.from_dict(model.config.to_dict() | request.config)
+        if is_slimmer(config, model.config):
+            if request.options.stage != "synthesis":
+                raise ModelError("a synthesis is made slimmer in stage synthesis, which learns to make up for it; give --stage synthesis")
+            # Crops are coded, and their pixels made, by what it is now.
+            require_slimmer(model.config, config)
+        else:
+            model = grown(model, config, store)
     model.config = dataclasses.replace(model.config, metric=request.options.metric)
     return model
 
@@ -151,7 +163,7 @@ def train(request: RunRequest, report: Report) -> bool:
     """Runs one stage and exports its EMA weights to `out`/weights.safetensors; False when it was interrupted, which
     leaves a checkpoint and no export.
 
-    `report(kind, figures)` is called with "loading", "training", "fitting" and "done". Raises ModelError or ImageError
+    `report(kind, figures)` is called with "loading", "coding", "slimming", "training", "fitting" and "done". Raises ModelError or ImageError
     when the request cannot be carried out.
     """
     checkpoint = request.out / CHECKPOINT
@@ -189,19 +201,19 @@ def train_stage(request: RunRequest, report: Report, processes: Processes) -> bo
     model.to(request.device)
     codes = None
     kept: Core | None = None
+    crops: CodedCrops | None = None
     if request.options.stage == "synthesis":
+        folder = request.out / CODED / str(processes.rank)
         kept = core_in(request.init if meta is None else checkpoint)
-        if not kept:
-            raise ModelError("stage synthesis goes on from a weights file, whose codes it keeps; give one with --init")
-        model.to("cpu").take(kept)
-        model.to(request.device)
-        codes = CodeFitter(model, request.device, ENCODER_LAMBDA)
-        model.codebook.to_device(request.device)
+        if meta is None:
+            model, crops = with_coded_crops(model, kept, request, store, folder, report, processes.rank)
+        else:
+            crops = CodedCrops.of(folder)
     elif request.options.stage == "codes":
         book = untrellised(model.config)
         codes = (CodeFitter(model, request.device, processes=processes, book=book) if meta is not None
                  else fit_codes(model, store, request.device, report, processes, book=book, batches=START_BATCHES))
-    trainer = Trainer(model, store, request.options, request.device, codes, processes, held_out, kept)
+    trainer = Trainer(model, store, request.options, request.device, codes, processes, held_out, kept, crops)
     if meta is not None:
         trainer.resume(checkpoint, meta)
     if not trainer.run(request.out, lambda row: report("training", row)):
@@ -213,8 +225,34 @@ def train_stage(request: RunRequest, report: Report, processes: Processes) -> bo
             if model.details is not None:
                 report("details", fit_details(model, store, request.device, report))
         exported = export_weights(model, request.out / WEIGHTS, request.description, kept)
-        report("done", {"weights": str(request.out / WEIGHTS), "fingerprint": exported.fingerprint.hex(), "bits_per_unit": codes.bits_per_unit})
+        bits = math.nan if codes is None else codes.bits_per_unit
+        report("done", {"weights": str(request.out / WEIGHTS), "fingerprint": exported.fingerprint.hex(), "bits_per_unit": bits})
     return True
+
+
+def with_coded_crops(
+    model: LoocModel, core: Core | None, request: RunRequest, store: PictureStore, folder: Path, report: Report, rank: int = 0
+) -> tuple[LoocModel, CodedCrops]:
+    """Codes crops for stage "synthesis" with a model under the `core` given; returns the model, made slimmer where the request's configuration asks for it, and the crops.
+
+    ModelError where there is no core.
+    """
+    if not core:
+        raise ModelError("stage synthesis goes on from a weights file, whose codes it keeps; give one with --init")
+    options, device = request.options, request.device
+    model.to("cpu").take(core)
+    model.to(device).codebook.to_device(device)
+    for transform in (model.analysis, model.synthesis):
+        transform.to(memory_format=torch.channels_last)
+    count = -(-options.coded_crops // options.batch) * options.batch
+    draws = Draws(store, options, device, options.seed + rank)
+    crops = code_crops(model, CodeFitter(model, device, ENCODER_LAMBDA), draws, folder, count, lambda done: report("coding", {"crop": done, "crops": count}))
+    config = LoocConfig.from_dict(model.config.to_dict() | request.config)
+    if is_slimmer(config, model.config):
+        model = slimmed(model.to("cpu"), config, crops, lambda batch, batches: report("slimming", {"batch": batch, "batches": batches}))
+        model.take(core)
+        model.to(device)
+    return model, crops
 
 
 def train_details(request: RunRequest, store: PictureStore, report: Report) -> bool:
