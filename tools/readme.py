@@ -15,12 +15,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from looc_codec.report.codecs import CODECS
 from looc_codec.report.distortion import METRICS
 from looc_codec.report.results import Results, read_results
-from looc_codec.report.summary import READING_RATES_BPP, Summary, bd_table, reading, summarise
+from looc_codec.report.summary import Summary, bd_table, summarise
 
 BEGIN, END = "<!-- kodak -->\n", "<!-- /kodak -->"
-PEERS = ("jpeg", "webp", "avif")
+PEERS = ("jpeg", "webp", "avif", "jxl")
 LOOCS = ("looc", "looc-effort1", "looc-effort3")
 _LEVELS, _EFFORT_LEVELS = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100), (1, 10, 25, 40, 60, 80, 100)
 MEASURED_QUALITIES = {
@@ -28,6 +29,7 @@ MEASURED_QUALITIES = {
     "jpeg": (6, 8, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 85, 90),
     "webp": (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 93),
     "avif": (15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70, 75, 80, 85),
+    "jxl": (5, 15, 30, 50, 70, 80, 90),
 }  # fmt: skip
 """The ladders of the committed report, which are denser than the default ones."""
 
@@ -45,34 +47,28 @@ def rows_to_markdown(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|---|" + "--:|" * (len(rows[0]) - 1), *lines[1:]]) + "\n"
 
 
-def rates(summary: Summary, label: str) -> list[list[str]]:
-    """BD-rates of looc against each peer, a row for each metric and effort."""
-    rows = [[label, *(summary.labels[peer] for peer in PEERS)]]
-    for metric in METRICS.values():
+def rates(summary: Summary, model: str) -> list[list[str]]:
+    """BD-rates of looc with a model against each peer, a row for each metric and effort; "-" where it was not measured."""
+    rows = []
+    # How pictures look comes first.
+    for metric in sorted(METRICS.values(), key=lambda metric: metric.key != "ssimulacra2"):
         for name in LOOCS:
-            if name in summary.curves.get(metric.key, {}):
-                table = bd_table(summary, metric.key)[name]
-                cells = [f"{table[peer][0].value:+.1f}%" if table[peer][0].value is not None else table[peer][0].word for peer in PEERS]
-                rows.append([metric.label + summary.labels[name].removeprefix("looc"), *(f"**{cell}**" if cell.startswith("-") else cell for cell in cells)])
+            if name not in summary.curves.get(metric.key, {}):
+                continue
+            table = bd_table(summary, metric.key)[name]
+            cells = []
+            for peer in PEERS:
+                found = table.get(peer)
+                word = "-" if found is None else f"{found[0].value:+.1f}%" if found[0].value is not None else found[0].word
+                cells.append(f"**{word}**" if word.startswith("-") and len(word) > 1 else word)
+            rows.append([f"`{model}`{summary.labels[name].removeprefix('looc')}, {metric.label}", *cells])
     return rows
 
 
-def figures(summary: Summary, structure: Summary) -> str:
-    """PSNR at fixed rates, BD-rates of both models against each peer, rate and PSNR of each quality."""
-    curves = summary.curves["psnr_db"]
-    readings = [["PSNR dB at bits per pixel", *(f"{rate:g}" for rate in READING_RATES_BPP)]]
-    for name in curves:
-        values = [reading(curves[name], rate) for rate in READING_RATES_BPP]
-        label = f"**{curves[name].label}**" if name.startswith("looc") else curves[name].label
-        readings.append([label, *("-" if value is None else f"{value:.2f}" for value in values)])
-    points = curves["looc"].points
-    qualities = [
-        ["quality", *(str(point.quality) for point in points)],
-        ["bpp", *(f"{point.bpp:.3f}" for point in points)],
-        ["PSNR dB", *(f"{point.value:.2f}" for point in points)],
-    ]
-    both = (rates(summary, "bits at equal quality (BD-rate), model `photo-psnr`"), rates(structure, "the same, model `photo`"))
-    return "\n".join(rows_to_markdown(rows) for rows in (readings, *both, qualities))
+def figures(structure: Summary, fidelity: Summary) -> str:
+    """BD-rates of both models against each peer in every metric."""
+    header = ["bits at equal quality", *(CODECS[peer].label for peer in PEERS)]
+    return rows_to_markdown([header, *rates(structure, "photo"), *rates(fidelity, "photo-psnr")])
 
 
 def filled(readme: str, *results: Results) -> str:
@@ -84,7 +80,7 @@ def filled(readme: str, *results: Results) -> str:
 if __name__ == "__main__":
     path = ROOT / "README.md"
     old = path.read_text(encoding="utf-8")
-    new = filled(old, *(read_results(ROOT / "docs" / "results" / name / "results.json") for name in ("kodak", "kodak-ssim")))
+    new = filled(old, *(read_results(ROOT / "docs" / "results" / name / "results.json") for name in ("kodak-ssim", "kodak")))
     if "--check" in sys.argv[1:]:
         sys.exit(0 if new == old else "README.md does not hold the figures of docs/results/kodak; run tools/readme.py")
     path.write_text(new, encoding="utf-8")
