@@ -30,7 +30,7 @@ EXACT_GRAPHS = ("prior.", "details.")
 THREADS_VARIABLE = "LOOC_THREADS"
 PICTURES_AT_ONCE = 2
 """Pictures that an engine lets be in work at a time. One reads codes in Python while the other's networks run; more would gain nothing and
-take 190 MB for each 1.15 megapixels: twenty at once took 4 GB (docs/BENCHMARKS.md)."""
+take 66 MiB for each 1.15 megapixels (docs/BENCHMARKS.md)."""
 
 
 Found = TypeVar("Found")
@@ -97,8 +97,8 @@ class Engine:
     def in_turn(self, work: Callable[[], Found]) -> Found:
         """What `work` gives, called when fewer than `PICTURES_AT_ONCE` others are at work.
 
-        In the main thread it is called there, so that Ctrl-C ends it. For all other threads few threads of the engine's own do it:
-        C libraries keep a heap for each thread, and with one each twenty callers held 3.7 GB that nobody used any more.
+        In the main thread it is called there, so that Ctrl-C ends it. For all other threads two threads of the engine's own do it: C
+        libraries keep a heap for each thread, so that callers who do it themselves take 56 MiB each (8 at once, 1.15 megapixels), with these 43.
         """
         if getattr(self._turn, "taken", False):
             return work()
