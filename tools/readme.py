@@ -17,7 +17,13 @@ sys.path.insert(0, str(ROOT))
 
 from looc_codec.report.distortion import METRICS
 from looc_codec.report.results import Results, read_results
-from looc_codec.report.summary import READING_RATES_BPP, Summary, bd_table, reading, summarise
+from looc_codec.report.summary import (
+    READING_RATES_BPP,
+    Summary,
+    bd_table,
+    reading,
+    summarise,
+)
 
 BEGIN, END = "<!-- kodak -->\n", "<!-- /kodak -->"
 PEERS = ("jpeg", "webp", "avif")
