@@ -15,14 +15,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import Browser, needs_browser
 from PIL import Image
 from scipy.interpolate import PchipInterpolator
 from typer.testing import CliRunner
 
 from looc_codec import metrics
 from looc_codec.cli import app
-from looc_codec.report import codecs, distortion, equal_bytes, front, measure, page, published, results, summary
-from browser import Browser, needs_browser
+from looc_codec.report import (
+    codecs,
+    distortion,
+    equal_bytes,
+    front,
+    measure,
+    published,
+    results,
+    summary,
+)
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("pytorch_msssim")

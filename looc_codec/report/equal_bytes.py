@@ -94,8 +94,8 @@ class _Sizes:
         """The lowest quality whose file has at least `wanted_bytes`, by the sizes that are looked at; the highest of all
         if none has.
 
-        A search between known sizes, since an encoder can take seconds: at first where a line through the logarithms
-        of two sizes meets the wanted one, then in the middle.
+        A search between known sizes, since an encoder can take seconds: it begins where a line through the logarithms of
+        two sizes meets the wanted one, then looks beside it, at distances that double. Without two it halves.
         """
         low, high = -1, len(self.scale) - 1
         for place, quality in enumerate(self.scale):
@@ -104,18 +104,18 @@ class _Sizes:
                     high = place
                     break
                 low = place
-        guesses = 2
+        below, above = self._sizes.get(self.scale[low], 0) if low >= 0 else 0, self._sizes.get(self.scale[high], 0)
+        guess, step = -1, 0
+        if 0 < below < wanted_bytes <= above:
+            part = math.log(wanted_bytes / below) / math.log(above / below)
+            guess, step = min(high - 1, math.ceil(low + part * (high - low))), 1
         while high - low > 1:
-            place = (low + high) // 2
-            ends = [self._sizes.get(self.scale[end]) if end >= 0 else None for end in (low, high)]
-            if guesses and ends[0] and ends[1] and ends[0] < wanted_bytes < ends[1]:
-                part = math.log(wanted_bytes / ends[0]) / math.log(ends[1] / ends[0])
-                place = min(high - 1, max(low + 1, math.ceil(low + part * (high - low))))
-                guesses -= 1
+            place = guess if low < guess < high else (low + high) // 2
             if self.size(self.scale[place]) >= wanted_bytes:
-                high = place
+                high, guess = place, place - step if step else -1
             else:
-                low = place
+                low, guess = place, place + step if step else -1
+            step *= 2
         return self.scale[high]
 
 
@@ -180,7 +180,7 @@ def choose_pictures(summary: Summary, count: int = 3) -> list[tuple[str, str]]:
     first = lead(summary)
     gains = picture_gains(summary, first, peer) if first and peer else {}
     known = sorted((gain.value, name) for name, gain in gains.items() if gain.value is not None)
-    if not known:
+    if not known or first is None or peer is None:
         return [(name, "") for name in summary.picture_names[:count]]
     label, own = summary.labels[peer], summary.labels[first]
     places = {0: f"the best picture of {own}", len(known) - 1: f"the worst picture of {own}", len(known) // 2: "a picture in the middle"}

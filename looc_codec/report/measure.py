@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -240,7 +240,7 @@ class Workers:
         self.jobs = jobs
         self._pool: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> Workers:  # noqa: PYI034 - typing.Self is not in Python 3.10
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -263,7 +263,7 @@ class Workers:
                 context = multiprocessing.get_context("spawn")
                 self._pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_leave_interrupts_to_the_parent)
             try:
-                waiting: Iterable[_Work] = iter(tasks)
+                waiting = iter(tasks)
                 running = {self._pool.submit(function, task) for _, task in zip(range(2 * self.jobs), waiting, strict=False)}
                 while running:
                     finished, running = wait(running, return_when=FIRST_COMPLETED)

@@ -24,7 +24,6 @@ from PIL import Image
 from looc_codec import webpage
 from looc_codec.report import plots
 from looc_codec.report.codecs import is_looc
-from looc_codec.report.distortion import METRICS
 from looc_codec.report.equal_bytes import CROP, Contest, Round, window
 from looc_codec.report.results import Results
 from looc_codec.report.summary import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
@@ -14,7 +14,16 @@ from typing import Protocol
 import looc_codec
 from looc_codec import files
 from looc_codec.errors import ImageError, LoocError
-from looc_codec.report import codecs, equal_bytes, front, measure, page, plots, published, summary
+from looc_codec.report import (
+    codecs,
+    equal_bytes,
+    front,
+    measure,
+    page,
+    plots,
+    published,
+    summary,
+)
 from looc_codec.report.distortion import METRICS
 from looc_codec.report.results import Results, read_results, write_csv, write_json
 
@@ -35,9 +44,9 @@ class ReportRequest:
 
     folder: Path
     out: Path
-    qualities: dict[str, list[int]]
+    qualities: Mapping[str, Sequence[int]]
     metrics: tuple[str, ...]
-    models: dict[str, str]
+    models: Mapping[str, str]
     against: str | None = None
     jobs: int = 1
     limit: int | None = None
