@@ -450,9 +450,9 @@ def test_several_models_are_named_with_their_labels():
     for text, words in {"avif:photo": "does not name a model", "looc:": "does not name a model", "looc:a/m,looc:b/m": "two models"}.items():
         with pytest.raises(codecs.CodecError, match=words):
             codecs.parse_models(text, "photo")
-    shown = curves_summary({"looc:photo": {"psnr": 1.0}, "looc:photo-ssim": {"psnr": 1.5}, "jpeg": {"psnr": 4.0}, "avif": {"psnr": 2.0}})
+    shown = curves_summary({"looc:photo": {"psnr": 1.0}, "looc:photo-psnr": {"psnr": 1.5}, "jpeg": {"psnr": 4.0}, "avif": {"psnr": 2.0}})
     assert summary.verdicts(shown) == [
-        "Against AVIF, looc photo needs 50% fewer bits at equal PSNR.", "Against AVIF, looc photo-ssim needs 25% fewer bits at equal PSNR.",
+        "Against AVIF, looc photo needs 50% fewer bits at equal PSNR.", "Against AVIF, looc photo-psnr needs 25% fewer bits at equal PSNR.",
     ]  # fmt: skip
 
 

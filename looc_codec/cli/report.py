@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 EXAMPLES = (
     Example("looc report photos/ --out report/", "looc against JPEG, WebP, AVIF; look at report/report.html."),
     Example(
-        "looc report photos/ --out report/ --codecs looc,looc-effort1,looc:photo-psnr,avif",
-        "an effort and another model beside it; points measured before are kept.",
+        "looc report photos/ --out report/ --codecs looc,looc:photo-psnr,avif",
+        "another model beside the default; points measured before are kept.",
     ),
     Example("looc report photos/ --out quick/ --limit 3 --qualities 20,50,80", "a first look at three pictures."),
 )

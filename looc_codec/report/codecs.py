@@ -71,7 +71,7 @@ CODECS = {
         CodecInfo("jxl", "JPEG XL", "pillow-jxl-plugin, effort 7, one thread", (5, 10, 15, 30, 50, 65, 80, 90), 1, 99),
     )
 }
-"""Codecs by the first part of their names. A name of a report may say looc's model as well: `looc-effort1:photo-ssim`."""
+"""Codecs by the first part of their names. A name of a report may say looc's model as well: `looc-effort1:photo-psnr`."""
 
 _PILLOW_OPTIONS: dict[str, dict[str, Any]] = {
     "jpeg": {"format": "JPEG", "optimize": True, "progressive": True},
@@ -150,7 +150,7 @@ def is_looc(name: str) -> bool:
 def effort_of(name: str) -> int:
     """The effort of a looc; 0 for every other codec.
 
-    >>> effort_of("looc"), effort_of("looc-effort2:photo-ssim"), effort_of("avif")
+    >>> effort_of("looc"), effort_of("looc-effort2:photo-psnr"), effort_of("avif")
     (0, 2, 0)
     """
     if not is_looc(name):
@@ -161,8 +161,8 @@ def effort_of(name: str) -> int:
 def info_of(name: str) -> CodecInfo:
     """What the report says of a codec; the label tells model and effort.
 
-    >>> info_of("looc-effort1:photo-ssim").label
-    'looc photo-ssim, effort 1'
+    >>> info_of("looc-effort1:photo-psnr").label
+    'looc photo-psnr, effort 1'
     """
     base, _, model = name.partition(":")
     info = CODECS[base]
