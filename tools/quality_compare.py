@@ -109,6 +109,7 @@ def measure(images: Path, path: Path) -> dict[str, list[dict]]:
 def markdown(points: dict[str, list[dict]]) -> str:
     """The table: means over the pictures, the range of SSIMULACRA 2."""
     from looc_codec.quality import DEFAULT_QUALITY
+    from looc_codec.registry import DEFAULT_MODEL
 
     lines = [
         "| | SSIMULACRA 2 (lowest to highest) | Butteraugli | PSNR | bits per pixel | kB a picture |",
@@ -121,7 +122,8 @@ def markdown(points: dict[str, list[dict]]) -> str:
         label = f"{TOOLS[name][0]}, `{name}`" if name in TOOLS else name
         if "-q" in words:
             quality = words[words.index("-q") + 1]
-            label = f"looc `{words[0]}`, `-q {quality}`{', the default' if int(quality) == DEFAULT_QUALITY else ''}"
+            default = (words[0], int(quality)) == (DEFAULT_MODEL, DEFAULT_QUALITY)
+            label = f"looc `{words[0]}`, `-q {quality}`{', the default' if default else ''}"
         lines.append(
             f"| {label} | {score:.1f} ({min(spread):.0f} to {max(spread):.0f}) | {butteraugli:.2f} | {psnr:.1f} dB"
             f" | {bpp:.2f} | {size / 1000:.1f} |"
