@@ -67,9 +67,10 @@ def by_looc(model: object, quality: int, rgb: np.ndarray) -> Coded:
 def coders() -> dict[str, Callable[[np.ndarray], Coded]]:
     """What is compared, by name. A name of looc's holds the levels too, so that another table is measured anew."""
     from looc_codec import api
+    from looc_codec.registry import DEFAULT_MODEL
 
     found: dict[str, Callable[[np.ndarray], Coded]] = {}
-    for entry in api.models():
+    for entry in sorted(api.models(), key=lambda entry: entry.name != DEFAULT_MODEL):
         if entry.path.parent != ROOT / "weights":
             continue
         model = api.load_model(entry.path)
