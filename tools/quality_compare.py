@@ -67,9 +67,10 @@ def by_looc(model: object, quality: int, rgb: np.ndarray) -> Coded:
 def coders() -> dict[str, Callable[[np.ndarray], Coded]]:
     """What is compared, by name. A name of looc's holds the levels too, so that another table is measured anew."""
     from looc_codec import api
+    from looc_codec.registry import DEFAULT_MODEL
 
     found: dict[str, Callable[[np.ndarray], Coded]] = {}
-    for entry in api.models():
+    for entry in sorted(api.models(), key=lambda entry: entry.name != DEFAULT_MODEL):
         if entry.path.parent != ROOT / "weights":
             continue
         model = api.load_model(entry.path)
@@ -109,6 +110,7 @@ def measure(images: Path, path: Path) -> dict[str, list[dict]]:
 def markdown(points: dict[str, list[dict]]) -> str:
     """The table: means over the pictures, the range of SSIMULACRA 2."""
     from looc_codec.quality import DEFAULT_QUALITY
+    from looc_codec.registry import DEFAULT_MODEL
 
     lines = [
         "| | SSIMULACRA 2 (lowest to highest) | Butteraugli | PSNR | bits per pixel | kB a picture |",
@@ -121,7 +123,8 @@ def markdown(points: dict[str, list[dict]]) -> str:
         label = f"{TOOLS[name][0]}, `{name}`" if name in TOOLS else name
         if "-q" in words:
             quality = words[words.index("-q") + 1]
-            label = f"looc `{words[0]}`, `-q {quality}`{', the default' if int(quality) == DEFAULT_QUALITY else ''}"
+            default = (words[0], int(quality)) == (DEFAULT_MODEL, DEFAULT_QUALITY)
+            label = f"looc `{words[0]}`, `-q {quality}`{', the default' if default else ''}"
         lines.append(
             f"| {label} | {score:.1f} ({min(spread):.0f} to {max(spread):.0f}) | {butteraugli:.2f} | {psnr:.1f} dB"
             f" | {bpp:.2f} | {size / 1000:.1f} |"

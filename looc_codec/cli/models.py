@@ -6,7 +6,7 @@ from looc_codec.cli.help import Example
 from looc_codec.cli.options import JsonOption
 from looc_codec.cli.printing import note, print_json, printable, say, size_text
 from looc_codec.quality import PLAIN
-from looc_codec.registry import installed_models, place_for_models
+from looc_codec.registry import DEFAULT_MODEL, installed_models, place_for_models
 
 EXAMPLES = (
     Example("looc models", "names, versions, sizes and places."),
@@ -32,7 +32,9 @@ def models(as_json: JsonOption = False) -> None:
                 }
             )
             continue
-        say(f"{entry.name}  version {entry.version}  {entry.fingerprint.hex()}  {size_text(entry.size_bytes)}")
+        default = "  (default)" if entry.name == DEFAULT_MODEL else ""
+        size = size_text(entry.size_bytes)
+        say(f"{entry.name}{default}  version {entry.version}  {entry.fingerprint.hex()}  {size}")
         if entry.description:
             say(f"    {printable(entry.description)}")
         if entry.quality_scale == PLAIN:
