@@ -19,14 +19,10 @@ if TYPE_CHECKING:
     from looc_codec.report.run import Stage
 
 EXAMPLES = (
-    Example("looc report photos/ --out report/", "looc against JPEG, WebP, AVIF; look at report/report.html."),
-    Example(
-        "looc report photos/ --out report/ --codecs looc,looc-effort1,avif",
-        "other codecs; points measured before are kept.",
-    ),
+    Example("looc report photos/ --out report/", "looc against JPEG, WebP and AVIF; look at report/report.html."),
     Example(
         "looc report photos/ --out report/ --codecs looc:photo,looc:photo-ssim,avif",
-        "several models side by side.",
+        "several models; points measured before are kept.",
     ),
     Example("looc report photos/ --out quick/ --limit 3 --qualities 20,50,80", "a first look at three pictures."),
 )
