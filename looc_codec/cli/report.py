@@ -185,7 +185,13 @@ def _progress(quiet: bool) -> Iterator[tuple[Callable[[int, int, str], None], St
         yield line, lambda words, done=0, total=None: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns: list[Any] = [
         TextColumn("{task.description}", markup=False),
