@@ -437,6 +437,7 @@ def test_verdicts_name_the_better_and_the_worse_metrics():
         "Against WebP, looc needs 50% fewer bits at equal MS-SSIM, and as many bits at equal PSNR.",
     ]
     table = summary.verdict_table(shown)
+    assert len(table.rows) == 3 + 1 + 3
     assert table.rows[1] == ["looc against AVIF", "-20.0%", "+25.0%"]
     assert table.rows[3] == ["looc, effort 3 against looc", "-10.0%", "-10.0%"]
     assert summary.bd_table(shown, "psnr_db")["looc-effort3"]["looc"][0].value == pytest.approx(-10.0)

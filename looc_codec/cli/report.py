@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from looc_codec.report.run import Stage
 
 EXAMPLES = (
-    Example("looc report photos/ --out report/", "looc against JPEG, WebP, AVIF; look at report/report.html."),
+    Example("looc report photos/ --out report/", "looc against JPEG, WebP and AVIF; look at report/report.html."),
     Example(
-        "looc report photos/ --out report/ --codecs looc,looc:photo-psnr,avif",
-        "another model beside the default; points measured before are kept.",
+        "looc report photos/ --out report/ --codecs looc:photo,looc:photo-psnr,avif",
+        "several models; points measured before are kept.",
     ),
     Example("looc report photos/ --out quick/ --limit 3 --qualities 20,50,80", "a first look at three pictures."),
 )
@@ -185,7 +185,13 @@ def _progress(quiet: bool) -> Iterator[tuple[Callable[[int, int, str], None], St
         yield line, lambda words, done=0, total=None: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns: list[Any] = [
         TextColumn("{task.description}", markup=False),

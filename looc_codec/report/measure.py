@@ -24,7 +24,13 @@ import numpy as np
 
 from looc_codec import api, images, metrics
 from looc_codec.errors import ImageError, LoocError
-from looc_codec.report.codecs import identity_of, info_of, is_looc, missing_reason, open_codec
+from looc_codec.report.codecs import (
+    identity_of,
+    info_of,
+    is_looc,
+    missing_reason,
+    open_codec,
+)
 from looc_codec.report.distortion import METRICS
 from looc_codec.report.results import Results, write_json
 

@@ -150,9 +150,9 @@ class Contest {
   /** The codecs are the same at every rate. */
   #fill() {
     const versions = [{ label: "original" }, ...this.#fields.rounds[0].versions];
-    const others = versions.map((_, place) => place).filter((place) => place > 0 && !versions[place].looc);
-    // looc is on the right, the last of the others on the left.
-    const first = { right: versions.length > 1 ? 1 : 0, left: others.at(-1) === 1 || !others.length ? 0 : others.at(-1) };
+    const rival = versions.findIndex((version) => version.codec && version.codec === data.rival);
+    // The first looc is on the right, its hardest comparison on the left.
+    const first = { right: versions.length > 1 ? 1 : 0, left: rival > 1 ? rival : versions.length > 2 ? 2 : 0 };
     for (const [side, select] of Object.entries(this.#sides)) {
       select.append(...versions.map((version, place) => make("option", { value: place, textContent: version.label })));
       select.selectedIndex = first[side];

@@ -250,13 +250,13 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def verdict_table(summary: Summary) -> Table | None:
-    """BD-rates of every looc against every other codec in all metrics; None where there is nothing to compare."""
+    """BD-rates in all metrics of every looc against all other codecs, and against the loocs before it; None where there is nothing to compare."""
     rates = {name: bd_table(summary, METRICS[name].key) for name in summary.metric_names if METRICS[name].key in summary.curves}
     rows = []
-    for own in filter(is_looc, summary.names):
-        for peer in summary.names:
-            if is_looc(peer) and (peer == own or own == lead(summary)):
-                continue
+    ours = [name for name in summary.names if is_looc(name)]
+    for number, own in enumerate(ours):
+        # Two loocs are compared once, the later with the earlier.
+        for peer in [*ours[:number], *(name for name in summary.names if not is_looc(name))]:
             cells = [table.get(own, {}).get(peer, (Comparison(None, EMPTY),))[0] for table in rates.values()]
             rows.append([f"{summary.labels[own]} against {summary.labels[peer]}", *(cell.word if cell.value is None else f"{cell.value:+.1f}%" for cell in cells)])
     if not rows:
