@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,6 +163,23 @@ def test_threads_that_come_at_once_share_one_model(tiny_model_file, tmp_path):
 
     with ThreadPoolExecutor(8) as pool:
         assert len({id(model) for model in pool.map(load, range(8))}) == 1
+
+
+def test_threads_go_on_when_the_main_thread_has_ended(tiny_model_file, tmp_path):
+    """`Thread(target=work).start()` as the last line of a program: pools refuse work from then on."""
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import threading, time\nimport numpy as np\nfrom looc_codec import api\n"
+        "def work():\n"
+        "    threading.main_thread().join()\n"
+        f"    model = api.load_model({str(tiny_model_file)!r})\n"
+        "    rgb = np.random.default_rng(1).integers(0, 256, (400, 400, 3), np.uint8)\n"
+        "    print(api.decompress(api.compress(rgb, model=model, threads=2), model=model).size)\n"
+        "threading.Thread(target=work).start()\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(looc_codec.__file__).parent.parent)}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout.strip()) == (0, "(400, 400)"), done.stderr
 
 
 def test_two_pictures_of_a_model_are_in_work_at_a_time(tiny_model, data, monkeypatch):

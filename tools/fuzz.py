@@ -525,7 +525,8 @@ def graphs_target() -> Target:
         path.write_bytes(case)
         there_and_back(path, chance)
 
-    return Target(run, mutate, (ModelError,), [])
+    # A network may ask for more memory than there is, and does not get it. That cannot be told from a machine with too little.
+    return Target(run, mutate, (ModelError, MemoryError), [])
 
 
 # --- one target in a process of its own -------------------------------------------------------------------------------

@@ -102,7 +102,8 @@ class Engine:
         """
         if getattr(self._turn, "taken", False):
             return work()
-        if threading.current_thread() is threading.main_thread():
+        # Once the main thread has ended, pools take no work any more.
+        if threading.current_thread() is threading.main_thread() or not threading.main_thread().is_alive():
             return self._taking_turns(work)
         return self._workers.submit(contextvars.copy_context().run, self._taking_turns, work).result()
 
@@ -127,7 +128,9 @@ class Engine:
             # What is wrong with a network is said when it is needed.
             with contextlib.suppress(ModelError):
                 for name in filter(self.has, names):
-                    self.session(name)
+                    # A command that fails meanwhile ends after the session that is being made.
+                    if threading.main_thread().is_alive():
+                        self.session(name)
 
         thread = threading.Thread(target=make)
         thread.start()

@@ -243,7 +243,8 @@ def each_part(work: Callable[[np.ndarray], None], indices: np.ndarray, threads: 
     """Calls `work` with parts of some indices, in as many threads; numpy lets others run while it works on arrays."""
     size = min(UNITS_AT_A_TIME, max(LEAST_UNITS, -(-len(indices) // threads)))
     parts = [indices[start : start + size] for start in range(0, len(indices), size)]
-    if threads == 1 or len(parts) < 2:
+    # Once a program's main thread has ended, pools take no work any more.
+    if threads == 1 or len(parts) < 2 or not threading.main_thread().is_alive():
         for part in parts:
             work(part)
         return
