@@ -161,7 +161,7 @@ def assert_same_header(node: Node, data: bytes, folder: Path) -> None:
     found = decoded(node, Path(), data, folder, header=True)
     sound = {chunk.type: base64.b64encode(chunk.data).decode() for chunk in container.sound_chunks(header, data)}
     assert found == {
-        "width": info.width, "height": info.height, "level": info.quality, "fingerprint": info.fingerprint, "bytes": len(data), "bitsPerPixel": info.bpp,
+        "width": info.width, "height": info.height, "level": header.level, "fingerprint": info.fingerprint, "bytes": len(data), "bitsPerPixel": info.bpp,
         "groups": info.groups, "isGrey": info.grey, "hasAlpha": "ALPH" in info.chunks,
         "chunks": [{"kind": chunk.type, "bytes": chunk.length_bytes} for chunk in header.chunks],
         "icc": sound.get("iccp"), "exif": sound.get("exif"), "xmp": sound.get("xmp_"),

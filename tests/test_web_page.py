@@ -133,7 +133,7 @@ def test_the_golden_files_of_both_models_open(browser, model):
     rows = information(browser)
     facts = looc_codec.info(path)
     assert rows["Model"] == model
-    assert rows["Quality"] == str(facts.quality)
+    assert rows["Quality level"] == str(facts.level)
     assert rows["Size"].startswith(f"{facts.width} × {facts.height} pixels")
     assert f"{facts.bpp:.3f} bits per pixel" in rows["File"]
     assert browser.run("return document.title") == f"{path.name} – looc"

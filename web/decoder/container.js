@@ -26,7 +26,7 @@ export const Colour = Object.freeze({ RGB: 0, GREY: 1, GREY_AS_RGB: 2 });
 /** @typedef {{type: string, lengthBytes: number, start: number}} ChunkInfo `start` is where its data begins */
 /**
  * What a file says about itself, without the payload. `fileBytes` is the length that the whole file must have.
- * @typedef {{width: number, height: number, quality: number, fingerprint: string, segmentLengths: number[], codeChecksum: number,
+ * @typedef {{width: number, height: number, level: number, fingerprint: string, segmentLengths: number[], codeChecksum: number,
  *   chunks: ChunkInfo[], payloadStart: number, fileBytes: number, colour: number, filter: Uint8Array}} Header
  */
 /** @typedef {Header & {segments: Uint8Array[], chunkData: Map<string, Uint8Array>}} Container */
@@ -89,7 +89,7 @@ export function shownHeader(header, fileBytes) {
   return {
     width: header.width,
     height: header.height,
-    level: header.quality,
+    level: header.level,
     fingerprint: header.fingerprint,
     bytes: fileBytes,
     bitsPerPixel: (8 * fileBytes) / (header.width * header.height),
@@ -155,9 +155,9 @@ function parse(bytes, maxPixels, refuseUnknown) {
   const width = number("width");
   const height = number("height");
   checkSize(width, height, maxPixels);
-  const [qualityByte] = take(1, "quality");
-  const quality = qualityByte & 127;
-  if (quality < 1 || quality > 100) throw malformed(`its quality ${quality} is not in 1..100`);
+  const [levelByte] = take(1, "level");
+  const level = levelByte & 127;
+  if (level < 1 || level > 100) throw malformed(`its level ${level} is not in 1..100`);
   const fingerprint = hex(take(FINGERPRINT_BYTES, "model fingerprint"));
   const segmentLengths = [];
   while (segmentLengths.length < segmentCount) segmentLengths.push(number("segment length"));
@@ -170,7 +170,7 @@ function parse(bytes, maxPixels, refuseUnknown) {
   }
   /** @type {ChunkInfo[]} */
   const chunks = [];
-  if (qualityByte & 128) {
+  if (levelByte & 128) {
     const count = number("chunk count");
     if (count < 1 || count > MAX_CHUNKS) throw malformed(`it states ${count} chunks, 1..${MAX_CHUNKS} are allowed`);
     while (chunks.length < count) {
@@ -186,7 +186,7 @@ function parse(bytes, maxPixels, refuseUnknown) {
     }
   }
   const fileBytes = at + segmentLengths.reduce((sum, length) => sum + length, 0) + CHECKSUM_BYTES;
-  return { width, height, quality, fingerprint, segmentLengths, codeChecksum, chunks, payloadStart: at, fileBytes, colour, filter };
+  return { width, height, level, fingerprint, segmentLengths, codeChecksum, chunks, payloadStart: at, fileBytes, colour, filter };
 }
 
 /** @param {Uint8Array} bytes */

@@ -63,7 +63,7 @@ export class Decoder {
     const checksum = new CodeChecksum(count);
     /** @type {import("./transforms.js").Coding} */
     const coding = {
-      latent: new Int16Array(0), details: null, grid: { height, width }, width: file.width, height: file.height, quality: file.quality,
+      latent: new Int16Array(0), details: null, grid: { height, width }, width: file.width, height: file.height, quality: file.level,
       grey: file.colour !== Colour.RGB, kernel,
     };
     const read = (/** @type {number} */ group, /** @type {Uint16Array} */ rows) => {
@@ -76,7 +76,7 @@ export class Decoder {
       if (!shrink || !options.onCoarse) return;
       options.onCoarse(await this.transforms.small({ ...coding, latent }, /** @type {8 | 16} */ (shrink), hooks));
     };
-    coding.latent = await decodePrior(model, engine, height, width, file.quality, read, afterGroup, hooks);
+    coding.latent = await decodePrior(model, engine, height, width, file.level, read, afterGroup, hooks);
     decoders.forEach((decoder) => decoder.finish());
     if (!checksum.agrees(file.codeChecksum, count)) throw new LoocError(OTHER_CODES, "FormatError");
     if (detailed) {

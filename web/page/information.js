@@ -16,7 +16,7 @@ export function informationRows(header, models) {
   const rows = [
     ["Size", `${width} × ${height} pixels, ${megapixels(width * height)}`],
     ["File", `${sizeText(bytes)}, ${bitsPerPixel.toFixed(3)} bits per pixel`],
-    ["Quality", String(level)],
+    ["Quality level", String(level)],
     ["Model", model ? model.name : `not on this page (${fingerprint})`],
     ["Colours", [isGrey ? "grey" : "colour", iccProfile ? profileName(iccProfile) || "a profile of its own" : "sRGB", hasAlpha && "transparent"].filter(Boolean).join(", ")],
     ["Metadata", chunks.map(({ kind, bytes: length }) => `${NAMES[kind] ?? kind} ${sizeText(length)}`).join(", ") || "none"],
