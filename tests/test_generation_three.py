@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -464,6 +465,7 @@ def test_a_coded_stage_that_gets_no_crops_is_left_out(run_folder, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("LOOC_SMOKE" not in os.environ, reason="takes minutes and is boxed by the clock; LOOC_SMOKE=1 runs it")
 def test_the_whole_run_on_a_tenth_of_the_network():
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "smoke"], capture_output=True, text=True, check=False
