@@ -22,7 +22,7 @@ from looc_codec.errors import ImageError, ModelError, OptionError
 from looc_codec.quality import DEFAULT_QUALITY, PLAIN, QualityScale
 
 ROOT = Path(__file__).resolve().parent.parent
-SHIPPED = [entry.name for entry in registry.installed_models() if entry.path.parent == ROOT / "weights"]
+SHIPPED = [entry.name for entry in registry.shipped_models()]
 HALF = QualityScale((tuple(range(1, 51)) + (50,) * 49 + (100,), (1,) * 40 + tuple(range(1, 60)) + (100,)))
 """A scale that is easy to read off, for efforts 0 and 1."""
 
