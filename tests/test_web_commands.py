@@ -154,7 +154,9 @@ def test_view_ends_with_ctrl_c_as_it_should(tmp_path):
     path = tmp_path / "photo.looc"
     path.write_bytes((ROOT / "weights" / "looc-photo.golden.looc").read_bytes())
     process = subprocess.Popen(
-        [sys.executable, "-m", "looc_codec", "view", "--no-browser", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-m", "looc_codec", "view", "--no-browser", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        # A shell has its background jobs ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     url, words = process.stdout.readline(), process.stderr.readline()
     process.send_signal(signal.SIGINT)
